@@ -135,7 +135,9 @@ def control_positions(batch, positions, kind="previous", generator=None):
     if kind != "random":
         raise ValueError(f"expected kind 'previous' or 'random', got {kind!r}")
     if generator is None:
-        raise ValueError("kind='random' needs a generator, so that a run can be repeated: torch.Generator().manual_seed(0)")
+        raise ValueError(
+            "kind='random' needs a generator, so that a run can be repeated: torch.Generator().manual_seed(0)"
+        )
     ids = batch["input_ids"]
     target_id = ids.gather(1, positions.unsqueeze(1))  # [sentence, 1]
     other = real & (ids != target_id)
@@ -315,5 +317,7 @@ def _layer_numbers(layers, n_layer):
     numbers = (layers,) if isinstance(layers, int) else tuple(int(layer) for layer in layers)
     outside = [layer for layer in numbers if not -n_layer <= layer < n_layer]
     if outside or not numbers:
-        raise ValueError(f"layer {_some(outside) or '(none given)'} is out of range: the model has layers 0..{n_layer - 1}")
+        raise ValueError(
+            f"layer {_some(outside) or '(none given)'} is out of range: the model has layers 0..{n_layer - 1}"
+        )
     return tuple(layer % n_layer for layer in numbers)

@@ -60,7 +60,9 @@ def _check(x, measures):
         )
     if n == 1 or (n == 2 and "correlation" in measures):
         measure = "cosine" if n == 1 else "correlation"
-        warnings.warn(f"with {n} token(s) every {measure} is +1 or -1 by construction: use more sentences", stacklevel=3)
+        warnings.warn(
+            f"with {n} token(s) every {measure} is +1 or -1 by construction: use more sentences", stacklevel=3
+        )
     return x
 
 
@@ -209,9 +211,7 @@ def block_histograms(x, sizes, *, measures=MEASURES, bins=100, threshold=0.9):
     x = _check(x, measures)
     sizes = check_sizes(sizes, x.shape[-1])
     batch = x.shape[:-2]
-    layers = [
-        _layer_sums(layer, sizes, measures, int(bins), threshold) for layer in x.reshape(-1, *x.shape[-2:])
-    ]
+    layers = [_layer_sums(layer, sizes, measures, int(bins), threshold) for layer in x.reshape(-1, *x.shape[-2:])]
     edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64, device=x.device)
     total = n_block_pairs(sizes)
     result = {}
