@@ -1,0 +1,58 @@
+# Two commands do everything: `make run` and `make test`.  `make help` lists the rest.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+
+# One thread for the small matrices here: on two cores it is twice as fast as two.
+export OMP_NUM_THREADS ?= 1
+# A bytecode cache saves ten seconds at every start.
+unexport PYTHONDONTWRITEBYTECODE
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help run test lab build check clean
+
+help:
+	@echo "make run    install, fetch the model, execute all notebooks (copies in executed/)"
+	@echo "make test   install, fetch the model, run all tests"
+	@echo "make lab    open the notebooks in JupyterLab"
+	@echo "make build  rebuild the stored notebooks from notebooks/source/"
+	@echo "make check  compare the stored notebooks with their sources"
+	@echo "make clean  remove the environment and what was executed (not the model cache)"
+
+# The environment is made again when the list of packages changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 run"; exit 1; }
+	@echo "== making the environment in $(VENV) (several minutes the first time)"
+	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e ".[dev]"
+	@echo "== compiling, so that later starts are quick"
+	@$(BIN)/python -m compileall -q -j 2 $(VENV)/lib || true
+	@touch $@
+
+run: $(READY)
+	@echo "== the model"
+	@$(BIN)/python -c "from helpers import load_model; print(load_model()[0].provenance)"
+	@echo "== executing the notebooks"
+	@$(BIN)/python notebooks/build.py --run executed
+
+test: export QKV_MODEL = smollm2
+test: $(READY)
+	@echo "== the model"
+	@$(BIN)/python -c "from helpers import load_model; print(load_model()[0].provenance)"
+	@echo "== the tests"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests helpers notebooks/vi notebooks/en
+
+lab: $(READY)
+	$(BIN)/jupyter lab
+
+build: $(READY)
+	$(BIN)/python notebooks/build.py
+
+check: $(READY)
+	$(BIN)/python notebooks/build.py --check
+
+clean:
+	rm -rf $(VENV) executed

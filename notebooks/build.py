@@ -1,0 +1,224 @@
+"""Build the notebooks: split each source by language, execute, store; or check what is stored.
+
+    python notebooks/build.py                  build all, on SmolLM2, into notebooks/vi and notebooks/en
+    python notebooks/build.py 02               build those whose name starts with 02
+    python notebooks/build.py --check          compare what is stored with the sources (runs nothing)
+    python notebooks/build.py --run executed   execute the stored notebooks, copies into executed/
+
+A source is a percent-format script.  Markdown cells are tagged lang="vi" or lang="en" and stand in
+pairs; code cells are shared, but for the argument of `set_language`.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+LANGUAGES = {"vi": "Tiếng Việt", "en": "English"}
+LANGUAGE_LINE = re.compile(r'set_language\("\w+"\)')
+WIDGET = "application/vnd.jupyter.widget-view+json"
+MOST_BYTES = 500_000
+KEPT_TAGS = ("exercise", "solution", "setup", "nbval-ignore-output")
+
+
+def sources(prefix=""):
+    return sorted(path for path in (HERE / "source").glob("[0-9][0-9]_*.py") if path.name.startswith(prefix))
+
+
+def read_pairs(path):
+    """Cells of a source as ("code", cell) or ("text", {"vi": ..., "en": ...}), in order."""
+    pairs, waiting = [], None
+    for number, cell in enumerate(jupytext.read(path, fmt="py:percent").cells, start=1):
+        where = f"{path.name}, cell {number} ({cell.source.strip()[:40]!r})"
+        if cell.cell_type == "code":
+            if waiting:
+                raise ValueError(f"{where}: the {waiting} text before it has no partner in the other language")
+            unknown = set(cell.metadata.get("tags", [])) - set(KEPT_TAGS)
+            if unknown or not cell.source.strip():
+                raise ValueError(f"{where}: empty code cell or unknown tags {sorted(unknown)}")
+            pairs.append(("code", cell))
+            continue
+        language = cell.metadata.get("lang")
+        if language not in LANGUAGES:
+            raise ValueError(f'{where}: a markdown cell needs lang="vi" or lang="en", got {language!r}')
+        if waiting is None:
+            pairs.append(("text", {language: cell.source}))
+            waiting = language
+        elif language == waiting:
+            raise ValueError(f"{where}: two {language} texts in a row; the first has no partner")
+        else:
+            pairs[-1][1][language] = cell.source
+            waiting = None
+    if waiting:
+        raise ValueError(f"{path.name}: the last text, {waiting}, has no partner in the other language")
+    return pairs
+
+
+def assemble(path, language):
+    """The notebook of one source in one language, not executed."""
+    seen = set()
+
+    def identity(text):
+        """An id that depends on the content alone, so that it stays when nothing changed."""
+        tries = (hashlib.sha256(f"{text}{n}".encode()).hexdigest()[:12] for n in range(1000))
+        fresh = next(name for name in tries if name not in seen)
+        seen.add(fresh)
+        return fresh
+
+    cells = [new_markdown_cell(links(path, language), id="links-top")]
+    for kind, content in read_pairs(path):
+        if kind == "text":
+            cells.append(new_markdown_cell(content[language], id=identity(content[language])))
+            continue
+        cell = new_code_cell(
+            LANGUAGE_LINE.sub(f'set_language("{language}")', content.source), id=identity(content.source)
+        )
+        tags = content.metadata.get("tags", [])
+        if tags:
+            cell.metadata["tags"] = list(tags)
+        if "solution" in tags:  # folded in JupyterLab and in Colab
+            cell.metadata["jupyter"] = {"source_hidden": True}
+            cell.metadata["cellView"] = "form"
+        cells.append(cell)
+    cells.append(new_markdown_cell(links(path, language), id="links-bottom"))
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+
+
+def links(path, language):
+    """Links to the neighbours and to the other language."""
+    names = [source.stem for source in sources()]
+    at = names.index(path.stem)
+    other = next(name for name in LANGUAGES if name != language)
+    parts = [f"[{LANGUAGES[other]}](../{other}/{path.stem}.ipynb)"]
+    if at > 0:
+        parts.insert(0, f"[← {names[at - 1]}]({names[at - 1]}.ipynb)")
+    if at + 1 < len(names):
+        parts.append(f"[{names[at + 1]} →]({names[at + 1]}.ipynb)")
+    return " · ".join(parts)
+
+
+def execute(notebook, folder, title):
+    """Run all cells in `folder`, with a progress bar; leave nothing that changes from run to run."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    with tqdm(total=len(code), desc=title, unit="cell") as bar:
+        client = NotebookClient(
+            notebook,
+            timeout=600,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(folder)}},
+            extra_arguments=["--log-level=40"],
+            record_timing=False,
+            coalesce_streams=True,
+            on_cell_executed=lambda **_: bar.update(),
+        )
+        client.execute()
+    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata.pop("widgets", None)
+    for cell in code:
+        # a widget is drawn anew by each kernel; its stored view would be an id and nothing else
+        cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+
+
+def stored(path, language):
+    return HERE / language / f"{path.stem}.ipynb"
+
+
+def build(prefix):
+    os.environ["QKV_MODEL"] = "smollm2"
+    for path in sources(prefix):
+        for language in LANGUAGES:
+            notebook = assemble(path, language)
+            target = stored(path, language)
+            target.parent.mkdir(exist_ok=True)
+            execute(notebook, target.parent, f"{language}/{path.stem}")
+            nbformat.write(notebook, target)
+
+
+def problems():
+    """What is wrong with the stored notebooks, one line each; empty if they are what the sources give."""
+    found = []
+    for path in sources():
+        for language in LANGUAGES:
+            found += [f"{language}/{path.stem}: {text}" for text in _problems_of(path, language)]
+    expected = {stored(path, language) for path in sources() for language in LANGUAGES}
+    strays = {path for language in LANGUAGES for path in (HERE / language).glob("*.ipynb")} - expected
+    return found + [f"{path.parent.name}/{path.name}: has no source" for path in sorted(strays)]
+
+
+def _problems_of(path, language):
+    target = stored(path, language)
+    if not target.exists():
+        return ["is not built"]
+    notebook = nbformat.read(target, as_version=4)
+    wanted = assemble(path, language)
+    found = []
+    if [_essence(cell) for cell in notebook.cells] != [_essence(cell) for cell in wanted.cells]:
+        found.append("differs from its source: build it again")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        found.append("was not executed in one clean run from top to bottom")
+    if any(output.output_type == "error" for cell in code for output in cell.outputs):
+        found.append("holds an error output")
+    if any(output.get("name") == "stderr" for cell in code for output in cell.outputs):
+        found.append("holds output on stderr (a warning or a progress bar)")
+    if target.stat().st_size > MOST_BYTES:
+        found.append(f"weighs {target.stat().st_size // 1000} kB, more than {MOST_BYTES // 1000}")
+    return found
+
+
+def _essence(cell):
+    return cell.cell_type, cell.id, cell.source, cell.metadata
+
+
+def run(folder):
+    """Execute the stored notebooks into copies; returns the titles of those that failed."""
+    failed = []
+    for source in sorted(path for language in LANGUAGES for path in (HERE / language).glob("*.ipynb")):
+        title = f"{source.parent.name}/{source.stem}"
+        notebook = nbformat.read(source, as_version=4)
+        try:
+            execute(notebook, source.parent, title)
+        except CellExecutionError as error:
+            failed.append(title)
+            print(f"{title} failed:\n{error}", file=sys.stderr)
+        target = folder / source.parent.name / source.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, target)
+    return failed
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prefix", nargs="?", default="", help="build only sources whose name starts so")
+    parser.add_argument("--check", action="store_true", help="compare the stored notebooks with the sources")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="execute the stored notebooks into FOLDER")
+    arguments = parser.parse_args()
+    if arguments.check:
+        found = problems()
+        print("\n".join(found) or "every stored notebook is what its source gives")
+        sys.exit(bool(found))
+    if arguments.run:
+        failed = run(arguments.run)
+        print(f"\nexecuted notebooks: {arguments.run}/vi and {arguments.run}/en")
+        print(f"open them:          make lab   (JupyterLab shows the folder {arguments.run}/)")
+        if failed:
+            sys.exit(f"failed: {', '.join(failed)}")
+        return
+    if not sources(arguments.prefix):
+        sys.exit(f"no source starts with {arguments.prefix!r}: there are {', '.join(s.stem for s in sources())}")
+    build(arguments.prefix)
+
+
+if __name__ == "__main__":
+    main()
