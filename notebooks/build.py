@@ -10,6 +10,7 @@ pairs; code cells are shared, but for the argument of `set_language`.
 """
 
 import argparse
+import base64
 import hashlib
 import os
 import re
@@ -28,7 +29,8 @@ LANGUAGES = {"vi": "Tiếng Việt", "en": "English"}
 LANGUAGE_LINE = re.compile(r'set_language\("\w+"\)')
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MOST_BYTES = 500_000
-KEPT_TAGS = ("exercise", "solution", "setup", "nbval-ignore-output")
+README_FIGURE = "readme-figure"  # the figure of this cell is shown in the README
+KEPT_TAGS = ("exercise", "solution", "setup", "nbval-ignore-output", README_FIGURE)
 
 
 def sources(prefix=""):
@@ -143,6 +145,20 @@ def build(prefix):
             target.parent.mkdir(exist_ok=True)
             execute(notebook, target.parent, f"{language}/{path.stem}")
             nbformat.write(notebook, target)
+            for image, data in readme_figures(notebook, path.stem, language).items():
+                image.parent.mkdir(parents=True, exist_ok=True)
+                image.write_bytes(data)
+
+
+def readme_figures(notebook, stem, language):
+    """{path of the image: its PNG bytes} for the cells tagged as figures of the README."""
+    return {
+        HERE.parent / "docs" / "images" / f"{stem}-{language}.png": base64.b64decode(output.data["image/png"])
+        for cell in notebook.cells
+        if README_FIGURE in cell.metadata.get("tags", [])
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    }
 
 
 def problems():
@@ -172,6 +188,9 @@ def _problems_of(path, language):
         found.append("holds an error output")
     if any(output.get("name") == "stderr" for cell in code for output in cell.outputs):
         found.append("holds output on stderr (a warning or a progress bar)")
+    for image, data in readme_figures(notebook, path.stem, language).items():
+        if not image.exists() or image.read_bytes() != data:
+            found.append(f"{image.name} is not its figure: build it again")
     if target.stat().st_size > MOST_BYTES:
         found.append(f"weighs {target.stat().st_size // 1000} kB, more than {MOST_BYTES // 1000}")
     return found

@@ -98,11 +98,15 @@ class Hub(ThreadingHTTPServer):
 
 
 def use_hub(monkeypatch, url, cache):
-    """Point this process at another hub and at another Hub cache (their variables were read on import)."""
+    """Point this process at another hub and another Hub cache.
+
+    Their variables were read on import, and both libraries keep a client that remembers the hub.
+    """
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(models.hub, "ENDPOINT", url)
     monkeypatch.setattr(hf_api.api, "endpoint", url)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
     monkeypatch.setattr(models.hub, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(models.hub, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(models.hub, "HF_HUB_OFFLINE", False)

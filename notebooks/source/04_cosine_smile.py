@@ -238,7 +238,7 @@ Before we look, fix a threshold for each claim:
 Three layers: a tenth, a third and a half of the depth. **Predict:** does the smile open or close with depth?
 """
 
-# %%
+# %% tags=["readme-figure"]
 layers = [n_layer // 10, n_layer // 3, n_layer // 2]
 figure = plot_blocks(
     target["cosine"], layers=layers, control=control["cosine"], baseline=baseline["cosine"], title=model.provenance
