@@ -92,12 +92,12 @@ def plot_blocks(target, *, blocks=("QQ", "KK", "VV"), layers=None, control=None,
         squeeze=False,
         layout="constrained",
     )
-    edges = target.edges.cpu().numpy()
+    edges = target.edges.numpy(force=True)
     for row, layer in enumerate(layers):
         for block, axis in zip(blocks, axes[row]):
 
             def density(histograms, block=block, layer=layer):
-                values = densities(histograms[block]).cpu().numpy()
+                values = densities(histograms[block]).numpy(force=True)
                 return values if layer is None else values[layer]
 
             if np.isnan(density(target)).any():
@@ -145,7 +145,7 @@ def plot_attention(weights, tokens, titles, title=None):
         1, len(weights), figsize=(4.4 * len(weights) + 0.6, 4.2), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, weight, name in zip(axes[0], weights, titles):
-        image = axis.imshow(torch.as_tensor(weight).cpu(), cmap="viridis", vmin=0, vmax=1)
+        image = axis.imshow(torch.as_tensor(weight).numpy(force=True), cmap="viridis", vmin=0, vmax=1)
         axis.set_xticks(range(len(tokens)), tokens, rotation=90)
         axis.set_yticks(range(len(tokens)), tokens)
         axis.set_xlabel(label("key_position"))
@@ -165,7 +165,7 @@ def plot_matrix_mask(sizes):
     index = torch.searchsorted(codes, matrix_mask(sizes))  # 0 for no block, then 1..6
     colours = ListedColormap(["white"] + [COLOURS[block] for block in order])
     figure, axis = plt.subplots(figsize=(5.4, 4.6), layout="constrained")
-    image = axis.imshow(index, cmap=colours, vmin=-0.5, vmax=6.5, interpolation="nearest")
+    image = axis.imshow(index.numpy(), cmap=colours, vmin=-0.5, vmax=6.5, interpolation="nearest")
     bar = figure.colorbar(image, ax=axis, ticks=range(7))
     bar.ax.set_yticklabels(["0"] + [f"{BLOCKS[block]}  {block}" for block in order])
     _mark_parts(axis, sizes)
@@ -176,7 +176,9 @@ def plot_matrix_mask(sizes):
 def plot_similarity(similarity, sizes, name, title=None):
     """A similarity matrix `[F, F]` as a picture from -1 to 1, cut where Q, K and V meet."""
     figure, axis = plt.subplots(figsize=(5.4, 4.6), layout="constrained")
-    image = axis.imshow(torch.as_tensor(similarity).cpu(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    image = axis.imshow(
+        torch.as_tensor(similarity).numpy(force=True), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
+    )
     figure.colorbar(image, ax=axis, label=label(name))
     _mark_parts(axis, sizes)
     if title:
@@ -205,7 +207,7 @@ def plot_feature_pair(x, y, title=None):
     Args:
         x, y: `[token]`, values of the two features.
     """
-    x, y = (np.asarray(torch.as_tensor(values).cpu(), dtype=float) for values in (x, y))
+    x, y = (torch.as_tensor(values).numpy(force=True) for values in (x, y))
     figure, axis = plt.subplots(figsize=(5, 4.4), layout="constrained")
     axis.plot(x, y, "o", color=COLOURS["QQ"], ms=5, label=label("sentence"))
     axis.plot(0, 0, "P", color="black", ms=9, label=say("gốc tọa độ", "origin"))
