@@ -177,6 +177,7 @@ class BlockHistograms:
         return self.blocks.items()
 
 
+@torch.no_grad()
 def block_histograms(x, sizes, *, measures=MEASURES, bins=100, threshold=0.9):
     """Histograms of the similarities between features, block by block, without the F x F matrix.
 
@@ -203,15 +204,16 @@ def block_histograms(x, sizes, *, measures=MEASURES, bins=100, threshold=0.9):
     >>> int(result["cosine"]["QQ"].counts.sum()), result["correlation"]["QK"].counts.shape
     (6, torch.Size([100]))
     """
-    measures = (measures,) if isinstance(measures, str) else tuple(measures)
+    measures = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
     if not measures or set(measures) - set(MEASURES):
         raise ValueError(f"unknown measures {measures}: expected some of {MEASURES}")
     if int(bins) != bins or bins < 1:
         raise ValueError(f"expected a whole number of bins, at least 1, got {bins}")
+    bins = int(bins)
     x = _check(x, measures)
     sizes = check_sizes(sizes, x.shape[-1])
     batch = x.shape[:-2]
-    layers = [_layer_sums(layer, sizes, measures, int(bins), threshold) for layer in x.reshape(-1, *x.shape[-2:])]
+    layers = [_layer_sums(layer, sizes, measures, bins, threshold) for layer in x.reshape(-1, *x.shape[-2:])]
     edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64, device=x.device)
     total = n_block_pairs(sizes)
     result = {}
@@ -249,8 +251,8 @@ class _Sums:
         bins = self.counts.numel()
         index = ((s + 1) * (bins / 2)).to(torch.int64).clamp_max_(bins - 1)
         self.counts += torch.bincount(index, minlength=bins)
-        terms = (s, s.square(), s.abs() > threshold)
-        self.moments += torch.stack([term.sum(dtype=torch.float64) for term in terms])
+        s64 = s.double()  # squares in float64: the spread may be far smaller than the mean
+        self.moments += torch.stack([s64.sum(), torch.dot(s64, s64), (s.abs() > threshold).sum(dtype=torch.float64)])
 
 
 def _layer_sums(x, sizes, measures, bins, threshold):

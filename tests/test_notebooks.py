@@ -1,6 +1,7 @@
 """The build of the notebooks, and what is stored.  nbval runs and compares the outputs themselves."""
 
 import importlib.util
+import itertools
 import re
 import shutil
 import subprocess
@@ -266,7 +267,7 @@ def test_every_exercise_has_a_solution_that_passes_its_check(path):
     code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     pairs = [
         (cell, following)
-        for cell, following in zip(code, code[1:])
+        for cell, following in itertools.pairwise(code)
         if "exercise" in cell.metadata.get("tags", []) or "solution" in following.metadata.get("tags", [])
     ]
     assert len(pairs) >= 2
