@@ -26,10 +26,10 @@ $(READY): pyproject.toml constraints.txt
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 run"; exit 1; }
 	@echo "== making the environment in $(VENV) (several minutes the first time)"
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt torch
-	$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar on -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@echo "== compiling, so that later starts are quick"
-	@$(BIN)/python -m compileall -q -j 2 $(VENV)/lib || true
+	@$(BIN)/python -m compileall -qq -j 2 $(VENV)/lib || true
 	@touch $@
 
 run: $(READY)

@@ -25,7 +25,7 @@ def shuffle_entries(x, generator):
     >>> bool((shuffled.flatten().sort().values == x.flatten()).all())
     True
     """
-    _check_matrix(x)
+    _check_shuffle(x, generator)
     flat = x.flatten(-2)  # [..., token * feature]
     return flat.gather(-1, _random_order(flat.shape, -1, generator).to(x.device)).view(x.shape)
 
@@ -41,11 +41,16 @@ def shuffle_within_features(x, generator):
     >>> bool((shuffled.sort(dim=0).values == x).all())
     True
     """
-    _check_matrix(x)
+    _check_shuffle(x, generator)
     return x.gather(-2, _random_order(x.shape, -2, generator).to(x.device))
 
 
-def _check_matrix(x):
+def _check_shuffle(x, generator):
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"expected a torch.Generator, got {type(generator).__name__}: torch.Generator().manual_seed(0) gives one, "
+            "and the same result each time"
+        )
     if x.ndim < 2:
         raise ValueError(f"expected x [..., token, feature], got {tuple(x.shape)}: stack the occurrences first")
 

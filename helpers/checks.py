@@ -123,7 +123,7 @@ def _last_positions(positions, batch):
         return hint
     difference = _as_tensor(positions).cpu() - expected
     if bool((difference == 1).all()):
-        return "lệch đúng một: vị trí được đếm từ 0", "off by exactly one: positions are counted from 0"
+        return "lệch đúng một đơn vị: vị trí được đếm từ 0", "off by exactly one: positions are counted from 0"
     if bool(difference.any()):
         return (
             f"sai ở {int((difference != 0).sum())} câu: mỗi hàng của mặt nạ có bao nhiêu số 1?",
@@ -147,7 +147,7 @@ def _interleaved_q(interleaved_q):
             return "đó là phép cắt phẳng, đúng cái bẫy ở trên", "that is the flat cut, the very trap above"
         if not torch.equal(answer, q.flatten(1)):
             return (
-                "đúng kích thước nhưng sai số liệu: trục nào là q, k, v?",
+                "đúng kích thước nhưng sai nội dung: trục nào là q, k, v?",
                 "right shape, wrong numbers: which axis is q, k, v?",
             )
     return None
@@ -175,7 +175,7 @@ def _cosine_matrix(cosine_matrix):
             "the diagonal must be 1, each column against itself: over which axis is the length?",
         )
     if not np.allclose(answer, numpy_x.T @ numpy_x / np.outer(length, length)):
-        return "đúng kích thước nhưng sai số liệu: so với mục 1", "right shape, wrong numbers: compare with section 1"
+        return "đúng kích thước nhưng sai nội dung: so với mục 1", "right shape, wrong numbers: compare with section 1"
     return None
 
 
@@ -225,7 +225,7 @@ def _four_codes(codes):
 def _pair_counts(n_qv, n_kk):
     q, kv = 2048, 512  # 32 and 8 heads of 64
     if int(n_qv) != q * kv:
-        return "QV chưa đúng: khối chéo là cả hình chữ nhật", "QV is not right: a cross block is the whole rectangle"
+        return "QV chưa đúng: khối hỗn hợp là cả hình chữ nhật", "QV is not right: a cross block is the whole rectangle"
     if _is_open(n_kk):
         return "còn thiếu n_kk", "n_kk is still missing"
     if int(n_kk) == kv * kv:
@@ -247,7 +247,7 @@ def _share_positive(share_positive):
             return _OPEN
         if abs(float(answer) - expected) > 1e-6:
             return (
-                f"với khối mã {code} của một ví dụ nhỏ: bạn được {float(answer):.2f}, cần {expected:.2f}",
+                f"ở khối có mã {code} của một ví dụ nhỏ, hàm của bạn cho {float(answer):.2f}, cần {expected:.2f}",
                 f"for the block of code {code} in a small example you get {float(answer):.2f}, expected {expected:.2f}",
             )
     return None
@@ -278,11 +278,11 @@ def _smile_index(smile_index):
         return hint
     answer = np.asarray(answer, dtype=np.float64)
     if np.allclose(answer, -_smile(counts, edges)):
-        return "ngược dấu: hai đầu trừ đi giữa", "the sign is reversed: ends minus middle"
+        return "ngược dấu: lấy hai đầu trừ đi phần giữa", "the sign is reversed: ends minus middle"
     if np.abs(answer).max() > 1:
         return "S phải nằm trong [-1, 1]: chia cho tổng số đếm", "S lies in [-1, 1]: divide by the sum of the counts"
     if not np.allclose(answer, _smile(counts, edges)):
-        return "chưa đúng: S gồm cả hai đầu, +1 và −1, không?", "not right: are both ends in it, +1 and −1?"
+        return "chưa đúng: đã tính cả hai đầu, gần +1 và gần −1, chưa?", "not right: are both ends in it, +1 and −1?"
     return None
 
 
@@ -296,7 +296,10 @@ def _water(water, model, tokenizer):
     if hint:
         return hint
     if (answer - expected).abs().sum() > 1e-3 * expected.sum():
-        return "số đếm khác: đúng bộ câu và đúng token chưa?", "other counts: is it the right set, and the right token?"
+        return (
+            "số đếm không khớp: đã đúng bộ câu và đúng token chưa?",
+            "other counts: is it the right set, and the right token?",
+        )
     return None
 
 
@@ -306,7 +309,7 @@ def _widest_layer(layer, target, control):
     gap = (gap[0] - gap[1])[1:]  # [layer - 1]
     if int(layer) == int(gap.argmax()):
         return (
-            "lệch một: bạn đã bỏ tầng 0 rồi đếm lại từ 0",
+            "lệch một tầng: bạn đã bỏ tầng 0 rồi đếm lại từ 0",
             "off by one: you left out layer 0 and counted from 0 again",
         )
     if int(layer) != 1 + int(gap.argmax()):

@@ -33,7 +33,7 @@ LABELS = {
     "recomputed_attention": ("tính lại từ Q và K", "recomputed from Q and K"),
     "undefined": ("không xác định", "undefined"),
     "pairs": ("số cặp", "pairs"),
-    "share": ("phần cặp có |s| > {}", "share of pairs with |s| > {}"),
+    "share": ("tỉ lệ cặp có |s| > {}", "share of pairs with |s| > {}"),
     "smile_index": ("chỉ số nụ cười S", "smile index S"),
     "constant": ("hằng số", "constant"),
     "yes": ("có", "yes"),

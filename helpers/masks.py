@@ -18,10 +18,10 @@ def check_sizes(sizes, n_features=None):
     >>> check_sizes([768, 768, 768], 2304)
     (768, 768, 768)
     """
-    sizes = tuple(int(size) for size in sizes)
-    if len(sizes) != 3 or min(sizes) < 1:
+    given, sizes = tuple(sizes), tuple(int(size) for size in sizes)
+    if len(sizes) != 3 or min(sizes) < 1 or sizes != given:
         raise ValueError(
-            f"expected sizes = (features of Q, of K, of V), three positive numbers, got {sizes}: pass qkv.sizes"
+            f"expected sizes = (features of Q, of K, of V), three whole positive numbers, got {given}: pass qkv.sizes"
         )
     if n_features is not None and sum(sizes) != n_features:
         raise ValueError(
@@ -72,7 +72,7 @@ def n_block_pairs(sizes):
     >>> n_block_pairs((768, 768, 768))["QQ"], n_block_pairs((768, 768, 768))["QK"]
     (294528, 589824)
     """
-    size = dict(zip(PARTS, sizes))
+    size = dict(zip(PARTS, check_sizes(sizes)))
     return {a + b: size[a] * (size[a] - 1) // 2 if a == b else size[a] * size[b] for a, b in BLOCKS}
 
 

@@ -18,7 +18,8 @@ from helpers.masks import BLOCKS, PARTS, check_sizes, n_block_pairs
 
 MEASURES = ("cosine", "correlation")
 TILE = 128  # rows of the similarity matrix held at once
-CONSTANT = 8  # a spread below CONSTANT * eps * rms is rounding, not variation
+CONSTANT = 8  # a standard deviation up to CONSTANT * eps * rms is rounding, not variation
+CONSTANT_HALF = 1  # the same for float16 and bfloat16, where eps is so coarse that more would be signal
 
 
 @dataclass
@@ -79,11 +80,12 @@ def _features(x):
     std = norm / n**0.5
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     tiny = torch.finfo(torch.float64).tiny
+    roundings = CONSTANT_HALF if x.element_size() == 2 else CONSTANT
     return _Features(
         z=(centred / norm.clamp_min(tiny).unsqueeze(-2)).to(dtype),
         a=(std / rms.clamp_min(tiny)).to(dtype),
         b=(mean / rms.clamp_min(tiny)).to(dtype),
-        constant=std <= CONSTANT * torch.finfo(x.dtype).eps * rms,
+        constant=std <= roundings * torch.finfo(x.dtype).eps * rms,
         zero=rms == 0,
     )
 

@@ -216,7 +216,9 @@ def test_the_null_density_has_the_shape_of_its_argument(measure):
     density = null_density([[0.1, 0.2, 0.3], [-0.1, -0.2, -0.3]], 54, measure)
     assert density.shape == (2, 3) and density.dtype == np.float64
     np.testing.assert_allclose(density[0], density[1], rtol=1e-12)
-    np.testing.assert_array_equal(null_density(torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), 54, measure), density[0])
+    np.testing.assert_array_equal(
+        null_density(torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), 54, measure), density[0]
+    )
 
 
 @pytest.mark.parametrize("n, measure, enough", ((2, "correlation", 3), (0, "correlation", 3), (1, "cosine", 2)))
@@ -282,3 +284,9 @@ def test_the_identity_without_a_division_by_the_standard_deviation():
     cosine = np.outer(a, a) * pearson_correlation(x).numpy() + np.outer(b, b)
     np.testing.assert_allclose(cosine, oracle.cosine(x), rtol=0, atol=1e-12)
     np.testing.assert_allclose(cosine, cosine_similarity(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shuffle", (shuffle_entries, shuffle_within_features))
+def test_a_shuffle_without_a_generator_says_how_to_make_one(shuffle):
+    with pytest.raises(TypeError, match=r"got NoneType.*manual_seed"):
+        shuffle(torch.ones(3, 2), None)

@@ -95,7 +95,7 @@ def test_sizes_are_returned_as_a_tuple_of_ints():
 @pytest.mark.parametrize("sizes", ((), (6,), (3, 3), (2, 2, 1, 1), (6, 0, 0), (7, -2, 1)), ids=str)
 @pytest.mark.parametrize("function", (vector_mask, matrix_mask, part_slices))
 def test_sizes_that_are_not_three_positive_numbers_are_refused(function, sizes):
-    with pytest.raises(ValueError, match=r"three positive numbers, got \(.*\): pass qkv\.sizes"):
+    with pytest.raises(ValueError, match=r"three whole positive numbers, got \(.*\): pass qkv\.sizes"):
         function(sizes)
 
 
@@ -114,3 +114,10 @@ def test_what_is_not_one_square_matrix_is_refused(shape):
 def test_sizes_that_do_not_add_up_to_the_matrix_are_refused():
     with pytest.raises(ValueError, match=r"\(2, 1, 1\) add up to 4, but there are 5 features.*qkv\.sizes"):
         block_values(torch.zeros(5, 5), (2, 1, 1), "QQ")
+
+
+def test_pairs_of_two_parts_or_of_half_a_feature_are_refused():
+    with pytest.raises(ValueError, match="three whole positive numbers"):
+        n_block_pairs((768, 768))
+    with pytest.raises(ValueError, match=r"three whole positive numbers, got \(4\.5, 2, 2\)"):
+        n_block_pairs((4.5, 2, 2))

@@ -691,3 +691,10 @@ def test_the_matrix_is_never_stored_on_cuda():
     before = torch.cuda.memory_allocated()
     block_histograms(x, (F // 3,) * 3)
     assert torch.cuda.max_memory_allocated() - before < F * F * x.element_size() / 3
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
+def test_a_large_offset_in_half_precision_is_not_taken_for_a_constant(dtype):
+    x = (torch.randn(54, 8, generator=torch.Generator().manual_seed(0)) + 20).to(dtype)
+    assert not pearson_correlation(x).isnan().any()
+    np.testing.assert_allclose(pearson_correlation(x), oracle.correlation(x), rtol=0, atol=1e-6)

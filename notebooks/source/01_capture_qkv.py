@@ -10,12 +10,12 @@
 r"""
 # 01 · Lấy Q, K, V ra khỏi mô hình
 
-**Câu hỏi.** Khi mô hình ngôn ngữ đọc từ " her", bên trong một tầng attention (chú ý) có ba vector được tạo ra cho từ đó: một truy vấn (query), một khóa (key) và một giá trị (value). Làm sao lấy được đúng ba vector ấy, và làm sao *chứng minh* rằng ta đã lấy đúng?
+**Câu hỏi.** Khi mô hình ngôn ngữ đọc từ " her", bên trong một tầng (layer) attention (chú ý) có ba vector được tạo ra cho từ đó: một truy vấn (query), một khóa (key) và một giá trị (value). Làm sao lấy được đúng ba vector ấy, và làm sao *chứng minh* rằng ta đã lấy đúng?
 
 **Sau bài này, bạn có thể**
 - viết một hàm hook, gắn hook vào một module PyTorch rồi gỡ hook ra, kể cả khi có lỗi;
-- tách Q, K, V khỏi phép chiếu của nhiều kiến trúc khác nhau;
-- tìm token đích trong một batch có phần đệm (padding);
+- tách Q, K, V khỏi phép chiếu (projection) của nhiều kiến trúc khác nhau;
+- tìm token đích (target token) trong một batch có phần đệm (padding);
 - kiểm chứng việc lấy dữ liệu bằng cách tự tính lại attention.
 
 **Thời gian:** khoảng 50 phút. **Cần biết trước:** Python, PyTorch ở mức cơ bản, công thức $\operatorname{softmax}(QK^\top/\sqrt{d})V$.
@@ -106,7 +106,7 @@ print(seen[0].shape, torch.equal(seen[0], result), len(toy._forward_hooks))
 r"""
 Ba chi tiết trong ô trên đáng nhớ suốt đời:
 
-- `.detach()` cắt kết quả khỏi đồ thị gradient, nếu không bộ nhớ sẽ phình ra.
+- `.detach()` tách kết quả khỏi đồ thị tính toán (computation graph), nếu không bộ nhớ sẽ phình ra.
 - `.clone()` tạo bản sao. Không có nó, ta giữ một *khung nhìn* (view) vào bộ nhớ mà mô hình có thể ghi đè.
 - `handle.remove()` gỡ hook. Hook bị bỏ quên sẽ âm thầm chạy trong mọi lần gọi sau.
 
@@ -117,7 +117,7 @@ Nhưng nếu lượt truyền xuôi (forward pass) dừng giữa chừng vì l�
 r"""
 Three details of that cell are worth remembering for life:
 
-- `.detach()` cuts the result from the gradient graph; otherwise memory grows.
+- `.detach()` cuts the result from the computation graph; otherwise memory grows.
 - `.clone()` makes a copy. Without it we hold a *view* into memory that the model may overwrite.
 - `handle.remove()` takes the hook off. A forgotten hook keeps running silently at every later call.
 
@@ -197,7 +197,7 @@ print(attention_modules(model)[0])
 r"""
 Dòng đầu là tên mô hình. Phần còn lại là module attention của tầng 0. Có hai kiểu thường gặp:
 
-- **phép chiếu riêng** (Llama, SmolLM, Mistral, Qwen, OPT, BERT): ba module `q_proj`, `k_proj`, `v_proj`;
+- **phép chiếu riêng** (Llama, SmolLM, Mistral, Qwen, OPT, BERT): ba module `q_proj`, `k_proj`, `v_proj` (ở BERT: `query`, `key`, `value`);
 - **phép chiếu gộp** (GPT-2, GPT-NeoX): một module duy nhất cho ra Q, K, V nằm cạnh nhau, ta phải tự cắt.
 
 Nếu K và V hẹp hơn Q thì mô hình dùng *grouped-query attention* (GQA): nhiều đầu attention (head) của Q dùng chung một đầu của K và V.
@@ -207,7 +207,7 @@ Nếu K và V hẹp hơn Q thì mô hình dùng *grouped-query attention* (GQA):
 r"""
 The first line names the model. The rest is the attention module of layer 0. Two kinds are common:
 
-- **separate projections** (Llama, SmolLM, Mistral, Qwen, OPT, BERT): three modules `q_proj`, `k_proj`, `v_proj`;
+- **separate projections** (Llama, SmolLM, Mistral, Qwen, OPT, BERT): three modules `q_proj`, `k_proj`, `v_proj` (in BERT `query`, `key`, `value`);
 - **a fused projection** (GPT-2, GPT-NeoX): one module gives Q, K and V side by side, and we have to cut.
 
 Where K and V are narrower than Q, the model uses *grouped-query attention* (GQA): several query heads share one key head and one value head.
@@ -240,16 +240,16 @@ for i in range(4):
 
 # %% [markdown] lang="vi"
 r"""
-`Ġ` là cách bộ tách từ viết dấu cách. Các câu dài ngắn khác nhau, nên câu ngắn được đệm thêm ở bên phải cho đủ chiều dài; `attention_mask` ghi 1 ở token thật và 0 ở phần đệm.
+`Ġ` là cách bộ tách token (tokenizer) viết dấu cách. Các câu dài ngắn khác nhau, nên câu ngắn được đệm thêm ở bên phải cho đủ chiều dài; `attention_mask` ghi 1 ở token thật và 0 ở phần đệm.
 
-Token đích không phải lúc nào cũng là một token. Hãy xem thông báo lỗi khi chọn một từ bị tách làm nhiều mảnh:
+Từ đích không phải lúc nào cũng là đúng một token. Hãy xem thông báo lỗi khi chọn một từ bị tách làm nhiều mảnh:
 """
 
 # %% [markdown] lang="en"
 r"""
 `Ġ` is how the tokenizer writes a space. Sentences differ in length, so short ones are padded on the right; `attention_mask` holds 1 at real tokens and 0 at padding.
 
-A target is not always one token. See what happens with a word that falls into several pieces:
+A target word is not always one token. See what happens with a word that falls into several pieces:
 """
 
 # %%
@@ -263,7 +263,7 @@ r"""
 ### Bài tập 1.2
 Từ `batch["attention_mask"]` (kích thước `[câu, token]`), tính `last_positions`: vị trí của token thật cuối cùng trong mỗi câu (đếm từ 0). Không dùng vòng lặp.
 
-*Gợi ý:* phần đệm nằm bên phải; mỗi hàng của mặt nạ là một dãy số 1 rồi đến số 0.
+*Gợi ý:* phần đệm nằm bên phải; mỗi hàng của mặt nạ (mask) là một dãy số 1 rồi đến một dãy số 0.
 """
 
 # %% [markdown] lang="en"
@@ -289,7 +289,7 @@ check("1.2", last_positions, batch)
 r"""
 ## 4. Tự tay gắn hook vào một tầng
 
-Gắn hook vào mọi module con của attention ở một tầng, chạy mô hình một lần, rồi xem kích thước của từng đầu ra. **Dự đoán trước:** Q có bao nhiêu chiều, K và V có bao nhiêu chiều?
+Gắn hook vào mọi module con của attention ở một tầng, chạy mô hình một lần, rồi xem kích thước của từng đầu ra. **Dự đoán trước:** Q có bao nhiêu chiều (feature), K và V có bao nhiêu chiều?
 """
 
 # %% [markdown] lang="en"
@@ -319,12 +319,12 @@ for name, output in store.items():
 
 # %% [markdown] lang="vi"
 r"""
-Trục đầu tiên là câu, trục thứ hai là token, trục cuối là chiều (feature). Giờ so với hàm `capture_qkv` của khóa học. Hàm này làm đúng những việc trên, biết cách cắt phép chiếu gộp, và luôn gỡ hook.
+Trục đầu tiên là câu, trục thứ hai là token, trục cuối là chiều. Giờ so với hàm `capture_qkv` của khóa học. Hàm này làm đúng những việc trên, biết cách cắt phép chiếu gộp, và luôn gỡ hook.
 """
 
 # %% [markdown] lang="en"
 r"""
-The first axis is the sentence, the second the token, the last the feature. Now compare with the module's own `capture_qkv`, which does just this, knows how to cut a fused projection, and always takes its hooks off.
+The first axis is the sentence, the second the token, the last the feature. Now compare with the course's own `capture_qkv`, which does just this, knows how to cut a fused projection, and always takes its hooks off.
 """
 
 # %%
@@ -342,7 +342,7 @@ r"""
 `capture_qkv` đặt thêm trục tầng lên đầu: `[tầng, câu, token, chiều]`.
 
 ### Cái bẫy của phép chiếu gộp
-GPT-2 xếp `[toàn bộ Q | toàn bộ K | toàn bộ V]`. GPT-NeoX (và Pythia) lại xếp theo từng đầu: `[q₀ k₀ v₀ | q₁ k₁ v₁ | …]`. Cắt phẳng làm ba phần cho ra *đúng kích thước nhưng sai số liệu*, và không có lỗi nào xuất hiện.
+GPT-2 xếp `[toàn bộ Q | toàn bộ K | toàn bộ V]`. GPT-NeoX (và Pythia) lại xếp theo từng đầu: `[q₀ k₀ v₀ | q₁ k₁ v₁ | …]`. Cắt phẳng làm ba phần cho ra *đúng kích thước nhưng sai nội dung*, và không có lỗi nào xuất hiện.
 """
 
 # %% [markdown] lang="en"
@@ -397,11 +397,11 @@ check("1.3", interleaved_q)
 r"""
 ## 5. Chứng minh: tự tính lại attention
 
-Kích thước đúng chưa nói lên điều gì. Bằng chứng thật sự: từ Q và K vừa lấy được, tự tính trọng số attention rồi so với trọng số mà chính mô hình trả về.
+Kích thước đúng chưa nói lên điều gì. Bằng chứng thật sự: từ Q và K vừa lấy được, tự tính trọng số attention (attention weight) rồi so với trọng số mà chính mô hình trả về.
 
 $$A = \operatorname{softmax}\!\left(\frac{\tilde Q \tilde K^\top}{\sqrt{d}} + \text{mặt nạ nhân quả}\right)$$
 
-Dấu ngã nhắc một bước trung gian: những mô hình như SmolLM2 *xoay* Q và K theo vị trí của token (mã hóa vị trí xoay, RoPE) trước khi nhân. Ta lấy Q và K **trước** khi xoay, nên phải tự xoay. GPT-2 không có bước này.
+Ở đây $d$ là số chiều của một đầu. Dấu ngã trên $Q$ và $K$ chỉ một bước trung gian: những mô hình như SmolLM2 *xoay* Q và K theo vị trí của token (mã hóa vị trí xoay, RoPE) trước khi nhân. Ta lấy Q và K **trước** khi xoay, nên phải tự xoay. GPT-2 không có bước này.
 """
 
 # %% [markdown] lang="en"
@@ -412,7 +412,7 @@ Right shapes prove nothing. The real evidence: compute the attention weights fro
 
 $$A = \operatorname{softmax}\!\left(\frac{\tilde Q \tilde K^\top}{\sqrt{d}} + \text{causal mask}\right)$$
 
-The tilde stands for a step in between: models such as SmolLM2 *rotate* Q and K by the token's position (rotary position embedding, RoPE) before the product. We capture Q and K **before** the rotation, so we rotate them ourselves. GPT-2 has no such step.
+Here $d$ is the number of features of one head. The tilde stands for a step in between: models such as SmolLM2 *rotate* Q and K by the token's position (rotary position embedding, RoPE) before the product. We capture Q and K **before** the rotation, so we rotate them ourselves. GPT-2 has no such step.
 """
 
 
@@ -443,12 +443,31 @@ assert error < 1e-5
 
 # %% [markdown] lang="vi"
 r"""
-Giá trị `True` cho biết: trên mọi câu, mọi đầu, mọi token thật, sai khác lớn nhất nhỏ hơn $10^{-5}$, tức chỉ còn sai số làm tròn. Hãy nhìn tận mắt một đầu attention. Nhiều đầu dồn gần hết trọng số vào token đầu tiên, gọi là *điểm hút chú ý* (attention sink); ta chọn đầu ít bị hút nhất:
+Còn V? Trọng số không đụng đến V, nên phép kiểm tra trên chưa nói gì về nó. Nhân trọng số với V rồi đưa qua phép chiếu đầu ra, ta phải được đúng đầu ra của module attention mà hook ở mục 4 đã giữ lại.
 """
 
 # %% [markdown] lang="en"
 r"""
-`True` says that over every sentence, head and real token the largest difference is below $10^{-5}$: nothing but rounding. See one head for yourself. Many heads put nearly all weight on the first token, the *attention sink*; we take the head that does so least:
+And V? The weights do not touch it, so the check above says nothing about it. The weights times V, through the output projection, must give the very output of the attention module that the hook of section 4 kept.
+"""
+
+# %%
+v = qkv.heads("V")[0].transpose(1, 2)  # [sentence, key head, token, d_head]
+v = v.repeat_interleave(weights.shape[1] // v.shape[1], dim=1)
+mixed = (weights @ v).transpose(1, 2).flatten(-2)  # [sentence, token, feature]
+name = "o_proj" if "o_proj" in store else "c_proj"  # Llama, SmolLM, ...; GPT-2
+error_v = (attention.get_submodule(name)(mixed) - store[name])[real].abs().max()
+print(bool(error_v < 1e-4))
+assert error_v < 1e-4
+
+# %% [markdown] lang="vi"
+r"""
+Hai giá trị `True` cho biết: trên mọi câu, mọi đầu, mọi token thật, sai khác lớn nhất của trọng số nhỏ hơn $10^{-5}$ và của đầu ra nhỏ hơn $10^{-4}$, tức chỉ còn sai số làm tròn. Hãy nhìn tận mắt một đầu attention. Nhiều đầu dồn gần hết trọng số vào token đầu tiên, gọi là *điểm hút chú ý* (attention sink); ta chọn đầu ít bị hút nhất:
+"""
+
+# %% [markdown] lang="en"
+r"""
+Twice `True` says that over every sentence, head and real token the largest difference is below $10^{-5}$ for the weights and below $10^{-4}$ for the output: nothing but rounding. See one head for yourself. Many heads put nearly all weight on the first token, the *attention sink*; we take the head that does so least:
 """
 
 # %%
@@ -466,11 +485,11 @@ figure = plot_attention(
 
 # %% [markdown] lang="vi"
 r"""
-Hai hình giống hệt nhau. Mỗi hàng là một truy vấn, tổng trọng số trong hàng bằng 1, và nửa trên bên phải bằng 0 vì mô hình không được nhìn về phía sau. Hình này *chưa* nói gì về V: trọng số attention không đụng đến V.
+Hai hình giống hệt nhau. Mỗi hàng là một truy vấn, tổng trọng số trong hàng bằng 1, và nửa trên bên phải bằng 0 vì mô hình không được nhìn các token đứng sau. Hình này *chưa* nói gì về V: trọng số attention không đụng đến V.
 
 ## 6. Chỉ giữ token cần dùng
 
-Các bài sau chỉ cần vector của " her". Khi có `positions`, hàm chỉ giữ token đó trong mỗi câu, nên bộ nhớ không tăng theo độ dài câu. Bên cạnh token đích, ta lấy thêm một **token đối chứng**: token đứng ngay trước.
+Các bài sau chỉ cần vector của " her". Khi có `positions`, `capture_qkv` chỉ giữ token đó trong mỗi câu, nên bộ nhớ không tăng theo độ dài câu. Bên cạnh token đích, ta lấy thêm một **token đối chứng (control token)**: token đứng ngay trước.
 """
 
 # %% [markdown] lang="en"
@@ -479,7 +498,7 @@ The two pictures are the same. Each row is a query, its weights add up to 1, and
 
 ## 6. Keep only the tokens we need
 
-The next notebooks need the vectors of " her" only. Given `positions`, just that token of each sentence is kept, so memory does not grow with the length of the sentences. Beside the target we take a **control token**: the one right before it.
+The next notebooks need the vectors of " her" only. Given `positions`, `capture_qkv` keeps just that token of each sentence, so memory does not grow with the length of the sentences. Beside the target we take a **control token**: the one right before it.
 """
 
 # %%
@@ -493,7 +512,7 @@ print(f"{x.numel() * 4 / 1e6:.1f} MB  /  {every_token / 1e6:.1f} MB")
 
 # %% [markdown] lang="vi"
 r"""
-Dòng cuối so sánh bộ nhớ: chỉ giữ token đích, và giữ mọi token. Kiểm tra nhanh cuối bài: vector lấy theo `positions` phải trùng với vector cắt từ bản đầy đủ, và việc lấy dữ liệu không để lại hook nào trên mô hình.
+Dòng cuối so sánh bộ nhớ khi chỉ giữ token đích với khi giữ mọi token. Kiểm tra nhanh (sanity check) cuối bài: vector lấy theo `positions` phải trùng với vector cắt từ bản đầy đủ, và việc lấy dữ liệu không để lại hook nào trên mô hình.
 """
 
 # %% [markdown] lang="en"
@@ -518,22 +537,22 @@ print("✓")
 # %% [markdown] lang="vi"
 r"""
 ## Tự kiểm tra
-1. Vì sao hook phải trả về bản sao chứ không phải chính đầu ra?
+1. Vì sao hook phải giữ lại một bản sao chứ không phải chính đầu ra?
 2. Cắt phẳng làm ba phần sai ở kiến trúc nào, và vì sao không có lỗi nào báo hiệu?
 3. Trong phần chứng minh, nếu quên xoay Q và K thì điều gì xảy ra ở token đầu tiên? Ở các token sau?
 4. Vì sao có thể dùng lại cùng một bộ K cho nhiều đầu của Q?
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Đầu ra có thể bị ghi đè ở bước sau, và khung nhìn giữ toàn bộ bộ nhớ.
-2. GPT-NeoX/Pythia: kích thước các phần bằng nhau dù nội dung bị trộn.
-3. Token đầu tiên có vị trí 0, phép xoay là đồng nhất nên hàng đó vẫn đúng; các hàng sau sai.
+1. Đầu ra có thể bị ghi đè ở bước sau, và một khung nhìn giữ lại toàn bộ vùng nhớ mà nó trỏ vào.
+2. GPT-NeoX/Pythia: các phần vẫn đúng kích thước dù nội dung bị trộn.
+3. Token đầu tiên chỉ nhìn được chính nó, trọng số duy nhất của hàng luôn bằng 1, nên hàng đó vẫn đúng; các hàng sau sai.
 4. Grouped-query attention: mô hình được huấn luyện với các đầu của Q dùng chung K và V để tiết kiệm bộ nhớ.
 </details>
 
 ## Tóm tắt
 - Hook đọc giá trị ngay tại nơi nó sinh ra; gỡ hook trong `finally`, lấy bản sao.
-- Kích thước đúng không phải bằng chứng. Tính lại attention từ Q và K thì là bằng chứng.
+- Kích thước đúng không phải bằng chứng. Tính lại attention từ Q, K và V thì là bằng chứng.
 - Ta có `x` với kích thước `[tầng, câu, chiều]`: nguyên liệu cho mọi bài sau.
 
 ## Tài liệu
@@ -554,14 +573,14 @@ r"""
 <details><summary>Short answers</summary>
 
 1. The output may be overwritten by a later step, and a view keeps all of its memory alive.
-2. GPT-NeoX/Pythia: the parts have equal shapes although their content is mixed.
-3. The first token is at position 0, where the rotation is the identity, so its row stays right; later rows are wrong.
+2. GPT-NeoX/Pythia: the parts still have the right shapes although their content is mixed.
+3. The first token sees only itself, so the one weight in its row is always 1 and the row stays right; later rows are wrong.
 4. Grouped-query attention: the model was trained with query heads that share K and V, to save memory.
 </details>
 
 ## Summary
 - A hook reads a value where it is made; take it off in `finally`, keep a copy.
-- Right shapes are no evidence. Recomputing the attention from Q and K is.
+- Right shapes are no evidence. Recomputing the attention from Q, K and V is.
 - We now have `x`, `[layer, sentence, feature]`: the material of every notebook that follows.
 
 ## References

@@ -14,11 +14,11 @@ r"""
 
 **Sau bài này, bạn có thể**
 - nói chính xác mỗi phép đo giữ lại điều gì và bỏ đi điều gì;
-- suy ra đồng nhất thức nối độ tương đồng cosine (cosine similarity) với hệ số tương quan (correlation coefficient);
+- suy ra đồng nhất thức (identity) nối độ tương đồng cosine (cosine similarity) với hệ số tương quan (correlation coefficient);
 - kéo một thanh trượt và thấy một phép đo nhảy vọt trong khi phép đo kia đứng yên;
 - giải thích khi nào hệ số tương quan không tồn tại.
 
-**Thời gian:** khoảng 45 phút. **Cần biết trước:** bài 01 (hoặc tin rằng `x` chứa Q, K, V của " her"), trung bình và độ lệch chuẩn.
+**Thời gian:** khoảng 45 phút. **Cần biết trước:** bài 01 (hoặc tin rằng `x` chứa Q, K, V của " her"), trung bình (mean) và độ lệch chuẩn (standard deviation).
 """
 
 # %% [markdown] lang="en"
@@ -109,12 +109,12 @@ print(f"{dot / (length_0 * length_1) ** 0.5:.3f}")
 
 # %% [markdown] lang="vi"
 r"""
-Vòng lặp cho ta hiểu; phép nhân ma trận cho ta tốc độ. Chia mỗi cột cho độ dài của nó rồi nhân $X^\top X$: *mọi* cặp cột được tính cùng một lúc.
+Vòng lặp để hiểu, phép nhân ma trận để chạy nhanh. Chia mỗi cột của $X$ cho độ dài của nó, được $\hat X$; tích $\hat X^\top\hat X$ cho *mọi* cặp cột cùng một lúc.
 """
 
 # %% [markdown] lang="en"
 r"""
-The loop is for understanding, the matrix product for speed. Divide each column by its length, then $X^\top X$ gives *all* pairs of columns at once.
+The loop is for understanding, the matrix product for speed. Divide each column of $X$ by its length to get $\hat X$; then $\hat X^\top\hat X$ gives *all* pairs of columns at once.
 """
 
 # %%
@@ -145,7 +145,7 @@ assert torch.allclose(unit.T @ unit, torch.corrcoef(x.T))
 
 # %% [markdown] lang="vi"
 r"""
-So hai bảng: cột 0 và cột 2 có cosine lớn và dương, nhưng hệ số tương quan lại âm. Cosine nói "cả hai cột đều lớn và dương"; tương quan nói "khi cột này tăng thì cột kia giảm". Cả hai đều đúng; chúng trả lời hai câu hỏi khác nhau.
+So hai bảng: cột 0 và cột 2 có cosine lớn và dương, nhưng hệ số tương quan lại âm. Cosine nói "cả hai cột đều lớn và dương"; tương quan nói "khi cột này tăng thì cột kia có xu hướng giảm". Cả hai đều đúng; chúng trả lời hai câu hỏi khác nhau.
 
 ### Bài tập 2.1
 Viết `cosine_matrix(x)`: nhận `[token, feature]`, trả về ma trận cosine `[feature, feature]`. Không dùng vòng lặp và không gọi `helpers`.
@@ -155,7 +155,7 @@ Viết `cosine_matrix(x)`: nhận `[token, feature]`, trả về ma trận cosin
 
 # %% [markdown] lang="en"
 r"""
-Compare the two tables: columns 0 and 2 have a large positive cosine and a negative correlation. The cosine says "both columns are large and positive"; the correlation says "when one rises the other falls". Both are right; they answer different questions.
+Compare the two tables: columns 0 and 2 have a large positive cosine and a negative correlation. The cosine says "both columns are large and positive"; the correlation says "when one rises the other tends to fall". Both are right; they answer different questions.
 
 ### Exercise 2.1
 Write `cosine_matrix(x)`: take `[token, feature]`, return the cosines `[feature, feature]`. No loop, nothing from `helpers`.
@@ -237,7 +237,7 @@ figure = plot_against_offset(offsets, curves, at=2)
 
 # %% [markdown] lang="vi"
 r"""
-Đường tương quan phẳng tuyệt đối: cộng hằng số không làm nó nhúc nhích. (Nó không đúng bằng 0 vì mỗi chiều chỉ có 54 số: bài 05 sẽ đo độ rộng của sự ngẫu nhiên này.) Đường cosine thì leo lên gần 1, dù hai chiều *không liên quan gì* đến nhau. Nếu hai độ dời trái dấu, đường cong sẽ lao xuống gần −1. Nhiều cặp chiều với độ dời lớn, dấu tùy ý, sẽ cho một biểu đồ tần suất (histogram) dồn về hai đầu: đó chính là **hình nụ cười** mà bài 04 đi tìm.
+Đường tương quan phẳng tuyệt đối: cộng hằng số không làm nó nhúc nhích. (Nó không đúng bằng 0 vì mỗi chiều chỉ có 54 số: bài 05 sẽ đo xem dao động ngẫu nhiên ấy rộng đến đâu.) Đường cosine thì leo lên gần 1, dù hai chiều *không liên quan gì* đến nhau. Nếu hai độ dời trái dấu, đường cong sẽ lao xuống gần −1. Nhiều cặp chiều với độ dời lớn, dấu tùy ý, sẽ cho một biểu đồ tần suất (histogram) dồn về hai đầu: đó chính là **hình nụ cười (smile)** mà bài 04 đi tìm.
 
 Điều hình này không cho biết: độ dời trong mô hình thật lớn đến đâu, và nó từ đâu mà có.
 
@@ -247,13 +247,13 @@ Viết mỗi chiều dưới dạng $x_i=\mu_i+\sigma_i z_i$, với $z_i$ có tr
 
 $$\overline{x_ix_j}=\mu_i\mu_j+\sigma_i\sigma_j\,r_{ij},\qquad \overline{x_i^2}=\mu_i^2+\sigma_i^2 .$$
 
-Chia vế đầu cho tích hai căn bậc hai của vế sau, rồi đặt $m=\mu/\sigma$ (độ dời tính theo đơn vị độ lệch chuẩn):
+Viết đẳng thức sau cho $i$ và cho $j$, lấy căn bậc hai, chia đẳng thức đầu cho tích hai căn ấy, rồi đặt $m=\mu/\sigma$ (độ dời tính theo đơn vị độ lệch chuẩn):
 
 $$\boxed{\;\cos_{ij}=\frac{r_{ij}+m_i m_j}{\sqrt{(1+m_i^2)(1+m_j^2)}}\;}$$
 
-Đây không phải phép xấp xỉ. Đọc nó như sau: không có độ dời ($m=0$) thì cosine *bằng* tương quan; độ dời rất lớn thì cosine tiến tới dấu của $m_im_j$, bất kể $r$.
+Đây không phải phép xấp xỉ. Đọc nó như sau: không có độ dời ($m=0$) thì cosine *bằng* tương quan; *cả hai* độ dời rất lớn thì cosine tiến tới dấu của $m_im_j$, bất kể $r$.
 
-Dạng tương đương, không cần chia cho $\sigma$: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ với $a=\sigma/\text{rms}$, $b=\mu/\text{rms}$ và $a^2+b^2=1$.
+Dạng tương đương, không cần chia cho $\sigma$: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ với $a=\sigma/\text{rms}$, $b=\mu/\text{rms}$, $\text{rms}=\sqrt{\mu^2+\sigma^2}$ (căn của trung bình bình phương), nên $a^2+b^2=1$.
 """
 
 # %% [markdown] lang="en"
@@ -268,13 +268,13 @@ Write each feature as $x_i=\mu_i+\sigma_i z_i$, where $z_i$ has mean 0 and stand
 
 $$\overline{x_ix_j}=\mu_i\mu_j+\sigma_i\sigma_j\,r_{ij},\qquad \overline{x_i^2}=\mu_i^2+\sigma_i^2 .$$
 
-Divide the first by the square roots of the second, and put $m=\mu/\sigma$ (the offset in units of the standard deviation):
+Take the second for $i$ and for $j$, divide the first by the product of their square roots, and put $m=\mu/\sigma$ (the offset in units of the standard deviation):
 
 $$\boxed{\;\cos_{ij}=\frac{r_{ij}+m_i m_j}{\sqrt{(1+m_i^2)(1+m_j^2)}}\;}$$
 
-This is no approximation. Read it so: without offsets ($m=0$) the cosine *is* the correlation; with very large offsets the cosine goes to the sign of $m_im_j$, whatever $r$ is.
+This is no approximation. Read it so: without offsets ($m=0$) the cosine *is* the correlation; with *both* offsets very large the cosine goes to the sign of $m_im_j$, whatever $r$ is.
 
-The same without a division by $\sigma$: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ with $a=\sigma/\text{rms}$, $b=\mu/\text{rms}$ and $a^2+b^2=1$.
+The same without a division by $\sigma$: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ with $a=\sigma/\text{rms}$, $b=\mu/\text{rms}$ and $\text{rms}=\sqrt{\mu^2+\sigma^2}$ (root mean square), so that $a^2+b^2=1$.
 """
 
 # %%
@@ -285,7 +285,7 @@ print(bool((predicted - curves["cosine"]).abs().max() < 1e-12))
 # %% [markdown] lang="vi"
 r"""
 ### Bài tập 2.2
-Hai chiều không tương quan ($r=0$) có cùng độ dời tương đối $m$. Cần $m$ bằng bao nhiêu (số dương) để cosine đạt 0,9? Gán vào `m_needed`.
+Hai chiều không tương quan ($r=0$) có cùng độ dời tương đối $m$. Số dương $m$ nào làm cosine bằng 0,9? Gán vào `m_needed`.
 
 *Gợi ý:* thay $r=0$, $m_i=m_j=m$ vào đồng nhất thức rồi giải phương trình.
 """
@@ -313,7 +313,7 @@ check("2.2", m_needed)
 r"""
 ## 5. Trên mô hình thật
 
-Lấy Q, K, V của " her" trong mọi câu, ở một tầng sớm. **Dự đoán:** bao nhiêu phần trăm các chiều có độ dời lớn hơn độ lệch chuẩn ($|m|>1$)?
+Lấy Q, K, V của " her" trong mọi câu, ở một tầng nông (early layer). **Dự đoán:** bao nhiêu phần trăm các chiều có độ dời lớn hơn độ lệch chuẩn ($|m|>1$)?
 """
 
 # %% [markdown] lang="en"
@@ -370,19 +370,19 @@ figure = plot_feature_pair(x[:, i], x[:, j], f"cos = {cosine[i, j]:.2f}   r = {c
 
 # %% [markdown] lang="vi"
 r"""
-Đám mây chấm nằm xa gốc tọa độ. Cosine đứng ở **gốc tọa độ** nhìn ra: mọi chấm cùng một hướng, nên "giống nhau". Tương quan đứng ở **trung bình** nhìn ra: các chấm tản ra không theo trật tự nào, nên "không liên quan".
+Đám mây chấm nằm xa gốc tọa độ. Cosine đứng ở **gốc tọa độ** nhìn ra: mọi chấm nằm về cùng một hướng và tách khỏi cả hai trục, nên "giống nhau". Tương quan đứng ở **trung bình** nhìn ra: các chấm tản ra không theo trật tự nào, nên "không liên quan".
 
-Hình này chỉ là một cặp được chọn vì nó cực đoan. Phân bố của tất cả các cặp là chuyện của bài 04.
+Hình này chỉ là một cặp được chọn vì nó cực đoan. Phân phối của tất cả các cặp là chuyện của bài 04.
 
 ### Bài tập 2.3
 Tìm một cặp chiều `(i, j)` khác trong dữ liệu thật: cosine **âm** dưới −0,9 và $|r|<0{,}1$. Gán vào `opposite_pair`.
 
-*Gợi ý:* tạo một mặt nạ từ hai điều kiện trên `cosine` và `correlation`, rồi `.nonzero()`.
+*Gợi ý:* tạo một mặt nạ (mask) từ hai điều kiện trên `cosine` và `correlation`, rồi `.nonzero()`.
 """
 
 # %% [markdown] lang="en"
 r"""
-The cloud lies far from the origin. Cosine looks from the **origin**: all dots are in one direction, hence "alike". Correlation looks from the **mean**: the dots scatter without order, hence "unrelated".
+The cloud lies far from the origin. Cosine looks from the **origin**: all dots are in one direction and clear of both axes, hence "alike". Correlation looks from the **mean**: the dots scatter without order, hence "unrelated".
 
 This is one pair, chosen because it is extreme. How all pairs are distributed is the business of notebook 04.
 
@@ -425,16 +425,16 @@ print("helpers", float(pearson_correlation(torch.tensor(constants))[0, 1]))
 
 # %% [markdown] lang="vi"
 r"""
-Trung bình của 54 số 0,1 trong máy không đúng bằng 0,1, nên cột "đã trừ trung bình" chỉ còn sai số làm tròn, và NumPy có thể đo tương quan của chính sai số đó. `helpers` coi một chiều là hằng số khi nó chỉ dao động ở mức làm tròn, trả về `NaN`, và *đếm* những cặp như thế.
+Trung bình của 54 số 0,1 trong máy không đúng bằng 0,1, nên cột "đã trừ trung bình" chỉ còn sai số làm tròn, và NumPy có thể đo tương quan của chính sai số đó. `helpers` coi một chiều là hằng số khi nó chỉ dao động ở mức sai số làm tròn, trả về `NaN`, và *đếm* những cặp như thế.
 
-Chuyện này có thật: ở tầng 0 của một mô hình dùng mã hóa vị trí xoay (RoPE), " her" có cùng Q, K, V trong mọi câu, vì chưa có ngữ cảnh nào chạm đến nó.
+Chuyện này có thật: ở tầng 0 của một mô hình dùng mã hóa vị trí xoay (RoPE), " her" có cùng Q, K, V (lấy trước khi xoay) trong mọi câu, vì chưa có ngữ cảnh nào chạm đến nó.
 """
 
 # %% [markdown] lang="en"
 r"""
 The mean of 54 numbers 0.1 is not exactly 0.1 in a computer, so the "centred" column is nothing but rounding error, and NumPy may report the correlation of that. `helpers` calls a feature constant when it varies at rounding level only, returns `NaN`, and *counts* such pairs.
 
-It happens for real: at layer 0 of a model with rotary positions (RoPE), " her" has the same Q, K and V in every sentence, because no context has touched it yet.
+It happens for real: at layer 0 of a model with rotary positions (RoPE), " her" has the same Q, K and V (captured before the rotation) in every sentence, because no context has touched it yet.
 """
 
 # %%
@@ -446,19 +446,19 @@ print(
 
 # %% [markdown] lang="vi"
 r"""
-Hai số trên là phần cặp không xác định ở tầng 0: của tương quan, rồi của cosine. Cosine vẫn xác định, vì nó không cần độ lệch chuẩn.
+Hai số trên là tỉ lệ cặp không xác định ở tầng 0: của tương quan, rồi của cosine. Cosine vẫn xác định, vì nó không cần độ lệch chuẩn.
 
 ## Tự kiểm tra
 1. Nhân một chiều với 3: cosine thay đổi không? Tương quan thay đổi không? Nhân với −3 thì sao?
-2. Cộng 3 vào một chiều thôi: phép đo nào thay đổi?
-3. Trong đồng nhất thức, khi nào cosine bằng đúng tương quan?
+2. Chỉ cộng 3 vào một chiều: phép đo nào thay đổi?
+3. Trong đồng nhất thức, khi nào cosine bằng đúng tương quan, với mọi $r$?
 4. Có thể có cosine 0 mà tương quan −0,5 không?
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Nhân với số dương: không đổi cả hai. Nhân với số âm: cả hai đổi dấu.
+1. Nhân với số dương: cả hai không đổi. Nhân với số âm: cả hai đổi dấu.
 2. Chỉ cosine.
-3. Khi cả hai độ dời bằng 0. Nếu chỉ một độ dời bằng 0 thì $\cos=r/\sqrt{1+m^2}$, nhỏ hơn về độ lớn.
+3. Với mọi $r$: chỉ khi cả hai độ dời bằng 0. (Với một $r$ riêng biệt có thể trùng ngẫu nhiên, chẳng hạn $r=1$ và $m_i=m_j$.) Nếu chỉ một độ dời bằng 0 thì $\cos=r/\sqrt{1+m^2}$, nhỏ hơn về độ lớn khi $r\ne0$.
 4. Có: chọn $m_im_j=0{,}5$.
 </details>
 
@@ -480,14 +480,14 @@ The two numbers are the share of undefined pairs at layer 0: of the correlation,
 ## Check yourself
 1. Multiply one feature by 3: does the cosine change? The correlation? And by −3?
 2. Add 3 to one feature only: which measure changes?
-3. In the identity, when does the cosine equal the correlation?
+3. In the identity, when does the cosine equal the correlation, whatever $r$ is?
 4. Can the cosine be 0 while the correlation is −0.5?
 
 <details><summary>Short answers</summary>
 
 1. By a positive number: neither changes. By a negative one: both change sign.
 2. The cosine only.
-3. When both offsets are 0. If only one is, $\cos=r/\sqrt{1+m^2}$, smaller in size.
+3. For every $r$: only when both offsets are 0. (For one particular $r$ they may coincide, say $r=1$ and $m_i=m_j$.) If only one is 0, $\cos=r/\sqrt{1+m^2}$, smaller in size when $r\ne0$.
 4. Yes: choose $m_im_j=0.5$.
 </details>
 

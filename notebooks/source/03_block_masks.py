@@ -10,7 +10,7 @@
 r"""
 # 03 · Mặt nạ mã hóa: cắt ma trận thành sáu khối
 
-**Câu hỏi.** So mọi chiều của Q, K, V với nhau cho một ma trận rất lớn. Làm sao lấy ra đúng các cặp Q–Q, hay đúng các cặp Q–K, mỗi cặp một lần, mà không nhầm?
+**Câu hỏi.** So sánh mọi chiều (feature) của Q, K, V với nhau, ta được một ma trận rất lớn. Làm sao lấy ra đúng các cặp Q–Q, hay đúng các cặp Q–K, mỗi cặp một lần, mà không nhầm?
 
 **Sau bài này, bạn có thể**
 - dựng mặt nạ (mask) bằng tích ngoài (outer product) của mã 1, 2, 3 và lấy tam giác trên (upper triangle);
@@ -81,7 +81,7 @@ r"""
 
 Một mô hình tí hon: Q có 2 chiều, K có 1, V có 1. Mỗi chiều nhận một mã: Q là 1, K là 2, V là 3. Với mỗi cặp chiều, ta nhân hai mã.
 
-**Dự đoán.** Số nào xuất hiện ở ô (chiều 1, chiều 2), tức một chiều của Q gặp chiều của K? Và ở ô K gặp V?
+**Dự đoán.** Số nào xuất hiện ở ô (chiều 1, chiều 2), đếm từ 0, tức một chiều của Q gặp chiều của K? Và ở ô K gặp V?
 """
 
 # %% [markdown] lang="en"
@@ -90,7 +90,7 @@ r"""
 
 A tiny model: Q has 2 features, K has 1, V has 1. Each feature gets a code: Q is 1, K is 2, V is 3. For each pair of features we multiply the two codes.
 
-**Predict.** Which number stands in cell (feature 1, feature 2), where a feature of Q meets that of K? And where K meets V?
+**Predict.** Which number stands in cell (feature 1, feature 2), counted from 0, where a feature of Q meets that of K? And where K meets V?
 """
 
 # %%
@@ -146,7 +146,7 @@ print({product: pairs for product, pairs in products([1, 2, 3, 4]).items() if le
 
 # %% [markdown] lang="vi"
 r"""
-Với 1, 2, 3 mỗi tích đến từ đúng một cặp. Thêm mã 4 thì $1\times4=2\times2$: khối thứ nhất gặp thứ tư bị lẫn với khối thứ hai gặp chính nó. Không có lỗi nào báo cho bạn biết.
+Với 1, 2, 3 mỗi tích đến từ đúng một cặp. Thêm mã 4 thì $1\times4=2\times2$: khối "phần thứ nhất gặp phần thứ tư" bị lẫn với khối "phần thứ hai gặp chính nó". Không có lỗi nào báo cho bạn biết.
 
 ### Bài tập 3.1
 Giả sử ta so cả đầu ra O của attention, tức bốn phần Q, K, V, O. Hãy tìm bốn mã nguyên dương sao cho cả **mười** tích (kể cả một phần gặp chính nó) khác nhau từng đôi một. Gán vào `four_codes`.
@@ -179,7 +179,7 @@ check("3.1", four_codes)
 r"""
 ## 3. Đếm cặp
 
-Khối của một phần với chính nó có $n(n-1)/2$ cặp, khối chéo có $n_a n_b$ cặp. Đếm bằng mặt nạ phải cho cùng con số.
+Khối của một phần với chính nó có $n(n-1)/2$ cặp, khối hỗn hợp (cross block) có $n_a n_b$ cặp. Đếm bằng mặt nạ phải cho cùng con số.
 
 **Dự đoán.** Ở GPT-2 nhỏ (Q, K, V đều 768 chiều), khối QK lớn gấp mấy lần khối QQ?
 """
@@ -203,16 +203,16 @@ print(model.provenance, qkv.sizes)
 for name, sizes in (("GPT-2", (768, 768, 768)), (say("mô hình này", "this model"), qkv.sizes)):
     counted = {block: int((matrix_mask(sizes) == code).sum()) for block, code in BLOCKS.items()}
     assert counted == n_block_pairs(sizes)
-    print(f"{name:14s}", "  ".join(f"{block} {count:,}" for block, count in counted.items()))
+    print(f"{name:14s}", "  ".join(f"{block} {count:_}" for block, count in counted.items()))
 
 # %% [markdown] lang="vi"
 r"""
-Khi Q rộng hơn K và V (grouped-query attention), các khối không còn vuông, nhưng mặt nạ vẫn đúng. Nhìn bằng mắt:
+Khi Q rộng hơn K và V (grouped-query attention), không phải khối nào cũng vuông, nhưng mặt nạ vẫn đúng. Hãy nhìn hình:
 """
 
 # %% [markdown] lang="en"
 r"""
-Where Q is wider than K and V (grouped-query attention) the blocks are no longer square, but the mask still holds. Look at it:
+Where Q is wider than K and V (grouped-query attention) not every block is square, but the mask still holds. Look at it:
 """
 
 # %%
@@ -221,7 +221,7 @@ figure = plot_matrix_mask(qkv.sizes)
 # %% [markdown] lang="vi"
 r"""
 ### Bài tập 3.2
-Một mô hình có 32 đầu Q, 8 đầu K và 8 đầu V, mỗi đầu 64 chiều. Khối QV có bao nhiêu cặp? Khối KK có bao nhiêu cặp? Gán vào `n_qv` và `n_kk` (hãy *tính*, đừng dựng mặt nạ).
+Một mô hình có 32 đầu attention (head) cho Q, 8 đầu cho K và 8 đầu cho V, mỗi đầu 64 chiều. Khối QV có bao nhiêu cặp? Khối KK có bao nhiêu cặp? Gán vào `n_qv` và `n_kk` (hãy *tính*, đừng dựng mặt nạ).
 
 *Gợi ý:* trước hết tính số chiều của Q, K và V.
 """
@@ -251,7 +251,7 @@ check("3.2", n_qv, n_kk)
 r"""
 ## 4. Ma trận thật
 
-Ma trận tương đồng cosine của " her" ở một tầng sớm. Để nhìn rõ, hình chỉ vẽ một phần mười hai số chiều (cứ 12 chiều lấy 1).
+Ma trận tương đồng cosine (cosine similarity) của " her" ở một tầng nông (early layer). Để nhìn rõ, hình chỉ vẽ một phần mười hai số chiều (cứ 12 chiều lấy 1).
 """
 
 # %% [markdown] lang="en"
@@ -274,20 +274,20 @@ figure = plot_similarity(similarity.cpu()[kept][:, kept], few, "cosine", title)
 
 # %% [markdown] lang="vi"
 r"""
-Đỏ là gần +1, xanh là gần −1. Các vệt sọc là những chiều có độ dời lớn: chúng "giống" hoặc "ngược" với rất nhiều chiều khác cùng một lúc. Hình không cho biết *bao nhiêu* cặp nằm ở hai đầu; muốn biết phải đếm.
+Đỏ là gần +1, xanh lam là gần −1. Sọc đậm là những chiều có độ dời trung bình (mean offset) lớn so với độ lệch chuẩn, sọc nhạt là những chiều có độ dời nhỏ. Các chiều ở sọc đậm "giống" hoặc "ngược" với rất nhiều chiều khác cùng một lúc. Hình không cho biết *bao nhiêu* cặp nằm ở hai đầu; muốn biết phải đếm.
 
 ## 5. Hai cách chọn một khối
 
-Bằng mặt nạ: `similarity[mask == mã]`. Bằng lát cắt: lấy đúng hình chữ nhật, rồi bỏ nửa dưới nếu là khối của một phần với chính nó. Cả hai đi theo từng hàng, nên phải bằng nhau *từng phần tử một*.
+Bằng mặt nạ: `similarity[mask == code]`. Bằng lát cắt: lấy đúng hình chữ nhật, rồi bỏ đường chéo và nửa dưới nếu là khối của một phần với chính nó. Cả hai đi theo từng hàng, nên phải bằng nhau *từng phần tử một*. Mỗi dòng in ra: khối, mã, số cặp và độ lệch chuẩn của các độ tương đồng.
 """
 
 # %% [markdown] lang="en"
 r"""
-Red is near +1, blue near −1. The stripes are features with a large offset: they are "like" or "opposite to" very many others at once. The picture does not say *how many* pairs lie at the ends; for that we must count.
+Red is near +1, blue near −1. Dark stripes are features with a mean offset that is large against the standard deviation, pale ones those with a small offset. Those in dark stripes are "like" or "opposite to" very many others at once. The picture does not say *how many* pairs lie at the ends; for that we must count.
 
 ## 5. Two ways to select a block
 
-By mask: `similarity[mask == code]`. By slices: take the rectangle, and drop the lower half where a part meets itself. Both go row by row, so they must agree *element by element*.
+By mask: `similarity[mask == code]`. By slices: take the rectangle, and drop the diagonal and the lower half where a part meets itself. Both go row by row, so they must agree *element by element*. Each printed line: block, code, number of pairs, standard deviation of the similarities.
 """
 
 # %%
@@ -296,12 +296,12 @@ for block, code in BLOCKS.items():
     by_mask = similarity[mask == code]
     by_slices = block_values(similarity, qkv.sizes, block)
     assert torch.equal(by_mask, by_slices)
-    print(f"{block}  {code}  {len(by_mask):7,}  {by_slices.std():.2f}")
+    print(f"{block}  {code}  {len(by_mask):7_}  {by_slices.std():.2f}")
 
 # %% [markdown] lang="vi"
 r"""
 ### Bài tập 3.3
-Viết `share_positive(similarity, mask, code)`: trong khối có mã `code`, bao nhiêu phần số cặp có độ tương đồng dương? Trả về một số từ 0 đến 1.
+Viết `share_positive(similarity, mask, code)`: trong khối có mã `code`, tỉ lệ cặp có độ tương đồng dương là bao nhiêu? Trả về một số từ 0 đến 1.
 
 *Gợi ý:* trung bình của một mảng đúng/sai là tỉ lệ phần tử đúng.
 """
@@ -335,7 +335,7 @@ check("3.3", share_positive)
 r"""
 ## 6. Không cần đến ma trận
 
-Ma trận, mặt nạ và sáu lần quét tốn bộ nhớ và thời gian, trong khi ta chỉ cần biểu đồ tần suất (histogram). `block_histograms` tính từng dải hàng, đếm vào các ô rồi bỏ đi; không bao giờ giữ ma trận lớn. Nó cũng nhận luôn mọi tầng: `[tầng, câu, chiều]`.
+Ma trận, mặt nạ và sáu lần quét tốn bộ nhớ và thời gian, trong khi ta chỉ cần biểu đồ tần suất (histogram). `block_histograms` tính từng dải hàng, đếm vào các khoảng chia (bin) rồi bỏ đi; ma trận lớn không bao giờ tồn tại. Nó cũng nhận luôn mọi tầng: `[tầng, câu, chiều]`.
 """
 
 # %% [markdown] lang="en"
@@ -361,7 +361,7 @@ print(tuple(counts.shape), int(counts[layer].sum()) == n_block_pairs(qkv.sizes)[
 r"""
 Dòng đầu: ma trận cộng mặt nạ, so với dữ liệu gốc. Dòng sau: một biểu đồ cho mỗi tầng, và tổng số đếm bằng đúng số cặp.
 
-Kiểm tra với NumPy. Một giá trị nằm sát mép ô (trong khoảng $10^{-6}$) có thể rơi sang ô bên cạnh vì làm tròn; ngoài ra hai biểu đồ phải trùng nhau. Ta so số đếm *cộng dồn* tại từng mép.
+Kiểm tra bằng NumPy. Một độ tương đồng nằm sát mép khoảng chia (cách không quá $10^{-6}$) có thể rơi sang khoảng bên cạnh vì làm tròn; ngoài ra hai biểu đồ phải trùng nhau. Ta so số đếm *cộng dồn* tại từng mép.
 """
 
 # %% [markdown] lang="en"
@@ -387,11 +387,11 @@ r"""
 1. Vì sao bỏ đường chéo? Nếu giữ lại, biểu đồ QQ thay đổi ra sao?
 2. Khối QK là cả hình chữ nhật, còn QQ chỉ là nửa trên. Có cặp nào bị đếm hai lần không?
 3. Mã 2, 3, 5 có dùng được không? Mã 1, 2, 4 thì sao?
-4. Khi K chỉ rộng bằng một phần ba Q, khối nào nhỏ nhất? Điều đó ảnh hưởng thế nào đến độ "nhiễu" của biểu đồ?
+4. Khi K và V chỉ rộng bằng một phần ba Q, khối nào nhỏ nhất? Điều đó ảnh hưởng thế nào đến độ "nhiễu" của biểu đồ?
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Mỗi chiều giống hệt chính nó: ta sẽ thêm vào ô ngoài cùng bên phải đúng $n$ cặp không mang thông tin.
+1. Mỗi chiều giống hệt chính nó: khoảng chia ngoài cùng bên phải sẽ có thêm đúng $n$ cặp (mỗi chiều của Q một cặp) không mang thông tin.
 2. Không: khối QK nằm trọn phía trên đường chéo.
 3. 2, 3, 5 dùng được. 1, 2, 4 thì không, vì $1\times4=2\times2$.
 4. KK và VV; ít cặp hơn nên biểu đồ gồ ghề hơn.
@@ -400,7 +400,7 @@ r"""
 ## Tóm tắt
 - Tích ngoài của mã 1, 2, 3, lấy tam giác trên, đặt tên cho mọi cặp: QQ 1, QK 2, QV 3, KK 4, KV 6, VV 9.
 - Mặt nạ và lát cắt cho cùng một kết quả; lát cắt rẻ hơn; `block_histograms` còn không cần đến ma trận.
-- Mỗi bước đều có một phép kiểm tra có thể thất bại.
+- Mỗi bước đều có một phép kiểm tra thực sự: bước sai thì kiểm tra báo lỗi.
 
 ## Tài liệu
 - Tài liệu NumPy: `numpy.outer`, `numpy.triu`, `numpy.histogram`.
@@ -413,11 +413,11 @@ r"""
 1. Why drop the diagonal? How would the QQ histogram change if it were kept?
 2. The block QK is a whole rectangle, QQ only an upper half. Is any pair counted twice?
 3. Would the codes 2, 3, 5 do? And 1, 2, 4?
-4. If K is only a third as wide as Q, which block is smallest? What does that do to the noise of its histogram?
+4. If K and V are only a third as wide as Q, which blocks are smallest? What does that do to the noise of its histogram?
 
 <details><summary>Short answers</summary>
 
-1. Every feature is identical to itself: the rightmost bin would gain exactly $n$ pairs that say nothing.
+1. Every feature is identical to itself: the rightmost bin would gain exactly $n$ pairs (one for each feature of Q) that say nothing.
 2. No: the block QK lies above the diagonal as a whole.
 3. 2, 3, 5 do. 1, 2, 4 do not, since $1\times4=2\times2$.
 4. KK and VV; fewer pairs make a rougher histogram.
@@ -426,7 +426,7 @@ r"""
 ## Summary
 - The outer product of the codes 1, 2, 3, upper triangle, names every pair: QQ 1, QK 2, QV 3, KK 4, KV 6, VV 9.
 - Mask and slices give the same; slices are cheaper; `block_histograms` does without the matrix.
-- Each step has a check that can fail.
+- Each step has a real check: one that fails if the step is wrong.
 
 ## References
 - NumPy documentation: `numpy.outer`, `numpy.triu`, `numpy.histogram`.

@@ -10,10 +10,10 @@
 r"""
 # 04 · Hình nụ cười của cosine
 
-**Câu hỏi.** Nguồn gốc của khóa học này khẳng định: trên cùng một từ trong nhiều câu, biểu đồ tần suất (histogram) của độ tương đồng cosine giữa các chiều có **hình nụ cười** ở Q và K (dồn về +1 và −1), phẳng hơn ở V, và cao ở khối Q–K; trừ trung bình đi thì nụ cười biến mất và mọi khối trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
+**Câu hỏi.** Tài liệu gốc của khóa học khẳng định: với cùng một từ trong nhiều câu, biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều (feature) có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V; ở khối Q–K độ tương đồng cũng cao; trừ trung bình (mean-centring) thì nụ cười biến mất và mọi khối trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
 
 **Sau bài này, bạn có thể**
-- tái hiện hình nụ cười ở nhiều tầng, cạnh token đối chứng và mức nền (baseline);
+- tái hiện hình nụ cười ở nhiều tầng (layer), cạnh token đối chứng (control token) và mức nền (baseline);
 - đo độ "cười" bằng một con số thay vì bằng cảm giác;
 - đối chiếu từng khẳng định với ngưỡng *đặt ra trước khi xem kết quả*;
 - giải thích vì sao tầng 0 là trường hợp đặc biệt.
@@ -25,7 +25,7 @@ r"""
 r"""
 # 04 · The smile of the cosine
 
-**Question.** The source of this course claims: for one word in many sentences, the histogram of the cosine similarities between features has a **smile** for Q and K (mass near +1 and −1), is flatter for V, and is high for the block Q–K; with the mean removed, the smile is gone and all blocks look like noise. In a real model, which of these holds, and how far?
+**Question.** The source of this course claims: for one word in many sentences, the histogram of the cosine similarities between features has a **smile** for Q and K (mass near +1 and −1), is flatter for V; similarities in the block Q–K are high too; with the mean removed, the smile is gone and all blocks look like noise. In a real model, which of these holds, and how far?
 
 **Afterwards you can**
 - reproduce the smile at several layers, beside a control token and a baseline;
@@ -74,14 +74,14 @@ from helpers.plots import plot_blocks
 r"""
 ## 1. Thí nghiệm
 
-Token đích " her" trong mọi câu; **token đối chứng** là token đứng ngay trước nó (mỗi câu một từ khác); **mức nền** là chính dữ liệu của " her" nhưng xáo trộn (shuffle) mọi phần tử trong ma trận của từng tầng, như trong nguồn gốc. Cả ba đi qua cùng một hàm, cùng số câu, cùng số chiều, và không bị co giãn gì thêm.
+Token đích (target token) là " her" trong mọi câu; **token đối chứng** là token đứng ngay trước nó (hầu như mỗi câu một từ khác); **mức nền** là chính dữ liệu của " her" nhưng xáo trộn (shuffle) mọi phần tử trong ma trận của từng tầng, như trong tài liệu gốc. Cả ba đi qua cùng một hàm, cùng số câu, cùng số chiều, và không bị co giãn gì thêm.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 1. The experiment
 
-The target token " her" in all sentences; the **control token** is the one right before it (a different word in each sentence); the **baseline** is the data of " her" itself with all entries of each layer's matrix shuffled, as in the source. All three go through the same function, with the same number of sentences and features, and nothing is rescaled.
+The target token " her" in all sentences; the **control token** is the one right before it (a different word in nearly every sentence); the **baseline** is the data of " her" itself with all entries of each layer's matrix shuffled, as in the source. All three go through the same function, with the same number of sentences and features, and nothing is rescaled.
 """
 
 # %%
@@ -101,12 +101,12 @@ print(tuple(x_target.shape), target_qkv.sizes)
 
 # %% [markdown] lang="vi"
 r"""
-Trong mô hình nhân quả, token chỉ nhìn về phía trước nó trong câu; phần câu *sau* " her" không ảnh hưởng gì. Vì vậy "số câu" thật sự là số đoạn đầu khác nhau tính đến " her":
+Trong mô hình nhân quả (causal), một token chỉ nhìn được chính nó và các token đứng trước; phần câu *sau* " her" không ảnh hưởng gì. Vì vậy "số câu" thật sự là số đoạn đầu khác nhau tính đến " her":
 """
 
 # %% [markdown] lang="en"
 r"""
-In a causal model a token sees only what comes before it; the text *after* " her" has no effect. So the real number of sentences is the number of different beginnings up to " her":
+In a causal model a token sees only itself and what comes before it; the text *after* " her" has no effect. So the real number of sentences is the number of different beginnings up to " her":
 """
 
 # %%
@@ -120,12 +120,12 @@ Ba con số: số câu, số đoạn đầu khác nhau, số token đối chứn
 
 ## 2. Đo nụ cười bằng một con số
 
-**Chỉ số nụ cười** $S = P(|s|>0{,}8) - P(|s|<0{,}2)$: phần cặp ở hai đầu trừ đi phần cặp ở giữa. Phân phối đều cho $S=0$; $S>0$ nghĩa là hai đầu nặng hơn giữa; hình chuông hẹp cho $S$ gần −1.
+**Chỉ số nụ cười** $S = P(|s|>0{,}8) - P(|s|<0{,}2)$, trong đó $s$ là độ tương đồng của một cặp: tỉ lệ cặp ở hai đầu trừ đi tỉ lệ cặp ở giữa. Phân phối đều cho $S=0$; $S>0$ nghĩa là hai đầu nặng hơn giữa; hình chuông hẹp cho $S$ gần −1.
 
 ### Bài tập 4.1
 Viết `smile_index(counts, edges)`. `counts` có kích thước `[..., bins]`, `edges` có kích thước `[bins + 1]`. Trả về $S$ với kích thước `[...]`.
 
-*Gợi ý:* lấy điểm giữa của mỗi ô; chia cho tổng số đếm.
+*Gợi ý:* lấy điểm giữa của mỗi khoảng chia (bin); chia cho tổng số đếm.
 """
 
 # %% [markdown] lang="en"
@@ -134,7 +134,7 @@ Three numbers: sentences, different beginnings, different control tokens.
 
 ## 2. The smile as a number
 
-The **smile index** $S = P(|s|>0.8) - P(|s|<0.2)$: the share of pairs at the two ends minus the share in the middle. A uniform distribution gives $S=0$; $S>0$ means that the ends weigh more than the middle; a narrow bell gives $S$ near −1.
+The **smile index** $S = P(|s|>0.8) - P(|s|<0.2)$, where $s$ is the similarity of a pair: the share of pairs at the two ends minus the share in the middle. A uniform distribution gives $S=0$; $S>0$ means that the ends weigh more than the middle; a narrow bell gives $S$ near −1.
 
 ### Exercise 4.1
 Write `smile_index(counts, edges)`. `counts` is `[..., bins]`, `edges` is `[bins + 1]`. Return $S$, `[...]`.
@@ -195,12 +195,12 @@ print(
 
 # %% [markdown] lang="vi"
 r"""
-Nếu dòng cuối là `True` (mô hình dùng mã hóa vị trí xoay như SmolLM2): ở tầng 0, Q, K, V chỉ phụ thuộc vào chính token. Mỗi chiều là một hằng số trên mọi câu. Cosine của hai hằng số là +1 hoặc −1, nên "nụ cười" tuyệt đối, mà *không hề* có chút thông tin nào về ngữ cảnh; tương quan thì không xác định và được đếm riêng. Với GPT-2, vị trí được cộng vào embedding nên dòng cuối là `False`.
+Nếu dòng cuối là `True` (mô hình dùng mã hóa vị trí xoay (RoPE) như SmolLM2): ở tầng 0, Q, K, V, lấy trước khi xoay, chỉ phụ thuộc vào chính token. Mỗi chiều là một hằng số trên mọi câu. Cosine của hai hằng số là +1 hoặc −1, nên "nụ cười" là tuyệt đối, nhưng *không hề* mang thông tin nào về ngữ cảnh; hệ số tương quan (correlation coefficient) thì không xác định và được đếm riêng. Với GPT-2, vị trí được cộng vào embedding nên dòng cuối là `False`.
 """
 
 # %% [markdown] lang="en"
 r"""
-If the last line is `True` (a model with rotary positions, such as SmolLM2): at layer 0, Q, K and V depend on the token alone. Each feature is a constant over all sentences. The cosine of two constants is +1 or −1, a perfect "smile" that carries *no* information about context at all; the correlation is undefined and counted apart. In GPT-2 positions are added to the embedding, so the last line says `False`.
+If the last line is `True` (a model with rotary positions, such as SmolLM2): at layer 0, Q, K and V, captured before the rotation, depend on the token alone. Each feature is a constant over all sentences. The cosine of two constants is +1 or −1, a perfect "smile" that carries *no* information about context at all; the correlation is undefined and counted apart. In GPT-2 positions are added to the embedding, so the last line says `False`.
 """
 
 # %%
@@ -210,17 +210,17 @@ figure = plot_blocks(
 
 # %% [markdown] lang="vi"
 r"""
-## 4. Nụ cười ở tầng sớm và tầng giữa
+## 4. Nụ cười ở tầng nông và tầng giữa
 
 Trước khi nhìn, hãy đặt ngưỡng cho từng khẳng định:
 
 1. **Nụ cười ở Q và K:** $S>0$ ở cả QQ và KK.
-2. **V phẳng hơn:** $S$ của VV thấp hơn của QQ và KK ít nhất 0,1.
-3. **Q–K cao:** phần cặp QK có $|s|>0{,}9$ ít nhất bằng một nửa trung bình của QQ và KK.
+2. **V phẳng hơn:** $S$ của VV thấp hơn $S$ của QQ và $S$ của KK ít nhất 0,1.
+3. **Q–K cao:** tỉ lệ cặp QK có $|s|>0{,}9$ ít nhất bằng một nửa mức trung bình của hai tỉ lệ ấy ở QQ và KK.
 4. **Trừ trung bình thì nụ cười mất:** $S<0$ ở mọi khối khi dùng tương quan.
 5. **Khi đó mọi khối như nhiễu:** độ rộng của biểu đồ tương quan không quá 1,2 lần độ rộng của nhiễu thuần túy, $1/\sqrt{n-1}$.
 
-Ba tầng: một phần mười, một phần ba và một nửa chiều sâu. **Dự đoán:** nụ cười rộng ra hay khép lại khi đi sâu hơn?
+Ta xem ba tầng, ở một phần mười, một phần ba và một nửa chiều sâu. **Dự đoán:** càng đi sâu, nụ cười càng mở ra hay khép lại?
 """
 
 # %% [markdown] lang="en"
@@ -246,20 +246,22 @@ figure = plot_blocks(
 
 # %% [markdown] lang="vi"
 r"""
-Vùng màu là token đích, đường đen là token đối chứng, đường xám đứt là mức nền. Mọi ô dùng chung một thang.
+Vùng màu là token đích, đường đen là token đối chứng, đường xám đứt là mức nền. Mọi hình con (panel) dùng chung một thang.
 
-Đọc hình: hai đầu của vùng màu có cao hơn ở giữa không? VV có khác QQ và KK không? Token đối chứng có cùng dạng không? Hình này *không* cho biết nụ cười đến từ đâu, và mức nền xáo trộn mọi phần tử đã phá *cả hai* thứ cùng lúc: trung bình của từng chiều và sự ghép cặp giữa các chiều. Bài 05 sẽ tách hai thứ ấy ra.
+Đọc hình: hai đầu của vùng màu có cao hơn phần giữa không? VV có khác QQ và KK không? Token đối chứng có cùng dạng không? Hình này *không* cho biết nụ cười đến từ đâu, và mức nền xáo trộn mọi phần tử đã phá hai thứ *cùng lúc*: trung bình (và phương sai) riêng của từng chiều, và sự ghép cặp giữa các chiều. Bài 05 sẽ tách hai thứ ấy ra.
 
-## 5. Các khối chéo
+## 5. Các khối hỗn hợp (cross block)
+**Dự đoán.** Trong QK, QV và KV, khối nào cười giống QQ và KK nhất? (Hình dưới đây không cho biết một cặp QK gần ±1 có ảnh hưởng gì đến trọng số attention hay không.)
 """
 
 # %% [markdown] lang="en"
 r"""
 The coloured area is the target, the black line the control token, the dashed grey line the baseline. All panels share one scale.
 
-Read it: are the ends of the coloured area higher than the middle? Does VV differ from QQ and KK? Has the control token the same form? The figure does *not* say where the smile comes from, and the baseline that shuffles all entries has destroyed *two* things at once: each feature's mean, and the pairing between features. Notebook 05 takes the two apart.
+Read it: are the ends of the coloured area higher than the middle? Does VV differ from QQ and KK? Has the control token the same form? The figure does *not* say where the smile comes from, and the baseline that shuffles all entries has destroyed *two* things at once: each feature's own mean (and variance), and the pairing between features. Notebook 05 takes the two apart.
 
 ## 5. The cross blocks
+**Predict.** Which of QK, QV and KV smiles most like QQ and KK? (The figure below does not say whether a QK pair near ±1 matters for the attention weights.)
 """
 
 # %%
@@ -276,13 +278,13 @@ figure = plot_blocks(
 # %% [markdown] lang="vi"
 r"""
 ## 6. Trừ trung bình
-Cùng dữ liệu, cùng các ô, nhưng dùng hệ số tương quan. Đường chấm là phân phối null chính xác: mật độ của hệ số tương quan giữa hai chiều *độc lập* với cùng số câu.
+Cùng dữ liệu, cùng các hình con, nhưng dùng hệ số tương quan. Đường chấm là phân phối chính xác theo giả thuyết không (null), từ đây gọi là phân phối null: mật độ (density) của hệ số tương quan giữa hai chiều *độc lập* có phân phối chuẩn, với cùng số câu.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 6. Remove the mean
-The same data and the same panels, with the correlation. The dotted line is the exact null distribution: the density of the correlation between two *independent* features over the same number of sentences.
+The same data and the same panels, with the correlation. The dotted line is the exact null distribution: the density of the correlation between two *independent*, normally distributed features over the same number of sentences.
 """
 
 # %%
@@ -325,7 +327,7 @@ def claims(layer):
     width = max(float(h.std[layer]) for _, h in target["correlation"].items()) * (len(sentences) - 1) ** 0.5
     return [
         (min(s["QQ"], s["KK"]) > 0, f"min S = {min(s['QQ'], s['KK']):+.2f}"),
-        (s["VV"] <= min(s["QQ"], s["KK"]) - 0.1, f"S VV = {s['VV']:+.2f}"),
+        (s["VV"] <= min(s["QQ"], s["KK"]) - 0.1, f"S VV = {s['VV']:+.2f}  QQ {s['QQ']:+.2f}  KK {s['KK']:+.2f}"),
         (
             share["QK"] >= (share["QQ"] + share["KK"]) / 4,
             f"QK {share['QK']:.2f}  QQ {share['QQ']:.2f}  KK {share['KK']:.2f}",
@@ -344,26 +346,26 @@ for number in range(5):
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng: số thứ tự của khẳng định ở mục 4, tầng, phán quyết, và con số quyết định. Ở dòng 5, con số là độ rộng của khối rộng nhất chia cho độ rộng của nhiễu thuần túy. Chạy lại trên mô hình khác thì bảng này tự viết lại. (Kết quả trên GPT-2 phải được chạy với Hub mới thấy.)
+Mỗi dòng: số thứ tự của khẳng định ở mục 4, tầng, phán quyết, và con số quyết định. Ở các dòng bắt đầu bằng 5, con số là độ rộng của khối rộng nhất chia cho độ rộng của nhiễu thuần túy. Chạy trên mô hình khác thì bảng này được tính lại. (Muốn thấy kết quả trên GPT-2, hãy chạy khi có kết nối tới Hub.)
 
-Khi đọc phán quyết, nhớ rằng các cặp chiều *không* độc lập với nhau: hàng trăm nghìn cặp được tính từ chỉ vài chục câu. Vì thế ở đây không có trị số p nào; bài 06 sẽ đo độ chắc chắn bằng cách bỏ lần lượt từng câu.
+Khi đọc phán quyết, nhớ rằng các cặp chiều *không* độc lập với nhau: hàng trăm nghìn cặp được tính từ chỉ vài chục câu. Vì thế ở đây không có trị số p (p-value) nào; bài 06 sẽ đo độ chắc chắn bằng cách bỏ lần lượt từng câu.
 
 ### Bài tập 4.2
 Nụ cười có phải là chuyện riêng của " her"? Lặp lại với bộ câu thứ hai, `load_sentences("water")`, token đích " water". Gán vào `water` kết quả của `block_histograms` trên mọi tầng.
 
-*Gợi ý:* năm dòng đầu của mục 1, thay từ.
+*Gợi ý:* bốn bước `encode`, `find_token`, `capture_qkv`, `block_histograms` của mục 1 và mục 3, với từ khác.
 """
 
 # %% [markdown] lang="en"
 r"""
-Each line: the number of the claim in section 4, the layer, the verdict, and the figure that decides. In lines 5 it is the width of the widest block divided by that of pure noise. On another model this table rewrites itself. (What GPT-2 gives is to be seen when you run it with the Hub.)
+Each line: the number of the claim in section 4, the layer, the verdict, and the figure that decides. In the lines that begin with 5 it is the width of the widest block divided by that of pure noise. On another model this table rewrites itself. (What GPT-2 gives is to be seen when you run it with the Hub.)
 
 Mind that pairs of features are *not* independent of each other: hundreds of thousands of pairs come from a few dozen sentences. That is why there is no p-value here; notebook 06 measures how sure we can be by leaving out one sentence at a time.
 
 ### Exercise 4.2
 Is the smile peculiar to " her"? Repeat with the second set, `load_sentences("water")`, target " water". Put the result of `block_histograms` on all layers into `water`.
 
-*Hint:* the first lines of section 1 with another word.
+*Hint:* the four steps `encode`, `find_token`, `capture_qkv`, `block_histograms` of sections 1 and 3, with another word.
 """
 
 # %% tags=["exercise"]
@@ -419,22 +421,22 @@ print("✓")
 r"""
 ## Tự kiểm tra
 1. Vì sao nụ cười ở tầng 0 không nói gì về ngữ cảnh?
-2. Mức nền xáo trộn mọi phần tử cho hình chuông. Có thể kết luận "nụ cười đến từ trung bình" từ đó không?
-3. Token đối chứng gồm nhiều từ khác nhau. Vì sao điều đó làm nó trở thành phép đối chứng không công bằng?
+2. Mức nền xáo trộn mọi phần tử cho hình chuông. Từ đó có thể kết luận "nụ cười đến từ trung bình" không?
+3. Token đối chứng gồm nhiều từ khác nhau. Vì sao đối chứng như thế là chưa công bằng?
 4. Nếu chỉ có 3 câu, biểu đồ tương quan sẽ trông thế nào?
 
 <details><summary>Trả lời ngắn</summary>
 
 1. Mỗi chiều là hằng số; cosine của hai hằng số luôn là ±1.
 2. Không: xáo trộn phá cả trung bình của từng chiều lẫn sự ghép cặp. Cần xáo trộn trong từng chiều (bài 05).
-3. Một từ lặp lại cho độ dời ổn định; nhiều từ khác nhau thì không. Có thể nụ cười nói về *cùng một token*, chứ không về " her" (bài 05 thử một từ thường gặp khác).
+3. Một từ lặp lại cho độ dời trung bình (mean offset) ổn định; nhiều từ khác nhau thì không. Có thể nụ cười là do *cùng một token* lặp lại, chứ không phải do riêng " her" (bài 05 thử một từ thường gặp khác).
 4. Một nụ cười từ hư không: với n = 3, mật độ null dồn về ±1 (bài 05).
 </details>
 
 ## Tóm tắt
-- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), nụ cười có thật ở QQ và KK tại tầng sớm; bảng phán quyết cho biết nó còn giữ được đến đâu.
+- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), nụ cười có thật ở QQ và KK tại tầng nông; bảng phán quyết cho biết nó còn giữ được đến đâu.
 - Trừ trung bình thì nụ cười mất. Nhưng "không còn nụ cười" khác với "chỉ còn nhiễu".
-- Ngưỡng đặt trước, con số do ô tính ra, phán quyết có thể là "sai".
+- Ngưỡng đặt trước, con số do ô mã tính ra, phán quyết có thể là "sai".
 
 ## Tài liệu
 - J. Gao và cộng sự, *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 (arXiv:1907.12009).
