@@ -614,7 +614,7 @@ def test_sizes_that_do_not_add_up_are_refused(sizes, total):
 
 @pytest.mark.parametrize("sizes", ((6,), (3, 3), (2, 2, 1, 1), (6, 0, 0), (7, -2, 1)), ids=str)
 def test_sizes_that_are_not_three_positive_numbers_are_refused(sizes):
-    with pytest.raises(ValueError, match=r"three positive numbers, got \(.*\): pass qkv\.sizes"):
+    with pytest.raises(ValueError, match=r"three whole positive numbers, got \(.*\): pass qkv\.sizes"):
         block_histograms(features(54, 6), sizes)
 
 
