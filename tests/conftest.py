@@ -6,7 +6,7 @@ import os
 os.environ.setdefault("QKV_MODEL", "smollm2")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(scope="session")

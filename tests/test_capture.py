@@ -46,12 +46,8 @@ FAMILIES = {
         transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0),
         "h.{}.attn.c_proj",
     ),
-    "gpt_neox": Family(
-        transformers.GPTNeoXConfig(**BERT_LIKE, rotary_pct=0.5), "layers.{}.attention.dense", rotary=4
-    ),
-    "llama": Family(
-        transformers.LlamaConfig(**LLAMA_LIKE), "layers.{}.self_attn.o_proj", n_kv_head=2, rotary=8
-    ),
+    "gpt_neox": Family(transformers.GPTNeoXConfig(**BERT_LIKE, rotary_pct=0.5), "layers.{}.attention.dense", rotary=4),
+    "llama": Family(transformers.LlamaConfig(**LLAMA_LIKE), "layers.{}.self_attn.o_proj", n_kv_head=2, rotary=8),
     "mistral": Family(
         transformers.MistralConfig(**LLAMA_LIKE, head_dim=12),
         "layers.{}.self_attn.o_proj",
@@ -59,9 +55,7 @@ FAMILIES = {
         d_head=12,
         rotary=12,
     ),
-    "qwen2": Family(
-        transformers.Qwen2Config(**LLAMA_LIKE), "layers.{}.self_attn.o_proj", n_kv_head=2, rotary=8
-    ),
+    "qwen2": Family(transformers.Qwen2Config(**LLAMA_LIKE), "layers.{}.self_attn.o_proj", n_kv_head=2, rotary=8),
     "opt": Family(
         transformers.OPTConfig(**WIDTH, ffn_dim=48, word_embed_proj_dim=32), "decoder.layers.{}.self_attn.out_proj"
     ),
@@ -265,12 +259,23 @@ def test_positions_may_be_a_plain_list(gpt2, batch):
 
 @pytest.mark.parametrize(
     ("layers", "numbers"),
-    [(None, (0, 1, 2)), (1, (1,)), (-1, (2,)), ([2, 0], (2, 0)), ([1, 1, -3], (1, 1, 0)), (range(2), (0, 1))],
+    [
+        (None, (0, 1, 2)),
+        (1, (1,)),
+        (-1, (2,)),
+        ([2, 0], (2, 0)),
+        ([1, 1, -3], (1, 1, 0)),
+        (range(2), (0, 1)),
+    ],
 )
 def test_layers_are_selected_in_the_order_asked_for(model, batch, layers, numbers):
     qkv = capture_qkv(model, batch, layers=layers)
     assert qkv.layers == numbers
     assert torch.equal(qkv.joined(), capture_qkv(model, batch).joined()[list(numbers)])
+
+
+def test_a_layer_number_of_numpy_is_one_layer(gpt2, batch):
+    assert capture_qkv(gpt2, batch, layers=np.arange(3)[1]).layers == (1,)
 
 
 @pytest.mark.parametrize("positions", [None, torch.tensor([8, 2, 0])])
@@ -406,10 +411,12 @@ def test_capture_survives_a_projection_that_reuses_its_memory(gpt2, batch, monke
     assert torch.equal(capture_qkv(gpt2, batch).joined(), expected)
 
 
-def test_capture_needs_no_gradients(batch):
+def test_capture_builds_no_graph_of_a_model_in_training(batch):
     model = random_model("gpt2").requires_grad_(True)
-    qkv = capture_qkv(model, batch)
-    assert not qkv.joined().requires_grad
+    with_graph = []
+    model.h[1].register_forward_hook(lambda module, inputs, output: with_graph.append(torch.is_grad_enabled()))
+    assert not capture_qkv(model, batch).joined().requires_grad
+    assert with_graph == [False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -518,7 +525,10 @@ def test_token_id_of_leaves_out_special_tokens(words):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (" umbrellas met", r"expected one token, got \d+ for ' umbrellas met': \[' umb.*' met'\].*or one of these pieces"),
+        (
+            " umbrellas met",
+            r"expected one token, got \d+ for ' umbrellas met': \[' umb.*' met'\].*or one of these pieces",
+        ),
         ("", r"expected one token, got 0 for '': \[\]\. Choose a word that is one token"),
     ],
 )
