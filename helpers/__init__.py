@@ -21,3 +21,11 @@ from helpers.similarity import (
     cosine_similarity,
     pearson_correlation,
 )
+from helpers.statistics import (
+    effective_n,
+    jackknife,
+    kolmogorov_smirnov_distance,
+    null_shares,
+    smile_index,
+    wasserstein_distance,
+)
