@@ -318,3 +318,289 @@ def _widest_layer(layer, target, control):
             f"the difference at layer {int(layer)} is not the largest",
         )
     return None
+
+
+# ---- 05 shuffled_baseline ------------------------------------------------------------------------
+
+
+@_exercise("5.1")
+def _shuffle_columns(shuffle_columns):
+    x = torch.arange(40.0).view(8, 5)  # [token, feature]
+    kept = x.clone()
+    answer = shuffle_columns(x, torch.Generator().manual_seed(3))
+    if _is_open(answer):
+        return _OPEN
+    if not torch.equal(x, kept):
+        return "bạn đã sửa chính x: hãy trả về tensor mới", "you changed x itself: return a new tensor"
+    hint = _shape_hint(answer, (8, 5))
+    if hint:
+        return hint
+    if not torch.equal(answer.sort(dim=0).values, kept):
+        return "một cột không còn giữ các giá trị của nó", "a column does not keep its own values"
+    if torch.equal(answer, kept):
+        return "không có gì bị xáo trộn", "nothing was shuffled"
+    order = (answer - kept[0]) / 5  # [token, feature]: where each value came from
+    if all(torch.equal(order[:, 0], order[:, j]) for j in range(5)):
+        return (
+            "mọi cột dùng chung một hoán vị: sự ghép cặp chưa bị phá",
+            "all columns share one permutation: pairs are kept",
+        )
+    return None
+
+
+@_exercise("5.2")
+def _n_needed(n):
+    if int(n) == 400:
+        return "gần đúng: độ lệch chuẩn là 1/sqrt(n - 1)", "close: the standard deviation is 1/sqrt(n - 1)"
+    if int(n) != 401:
+        width = max(int(n) - 1, 1) ** -0.5
+        return f"với {int(n)} câu, độ lệch chuẩn là {width:.3f}", f"with {int(n)} sentences it is {width:.3f}"
+    return None
+
+
+@_exercise("5.3")
+def _flip_sentences(flip_sentences):
+    x = torch.arange(1.0, 121.0).view(40, 3)  # [token, feature]
+    answer = flip_sentences(x.clone(), torch.Generator().manual_seed(0))
+    if _is_open(answer):
+        return _OPEN
+    hint = _shape_hint(answer, (40, 3))
+    if hint:
+        return hint
+    signs = answer / x  # [token, feature]
+    if not torch.equal(signs.abs(), torch.ones(40, 3)):
+        return "mỗi giá trị chỉ được giữ nguyên hoặc đổi dấu", "each value may only stay or change its sign"
+    if not torch.equal(signs, signs[:, :1].expand(40, 3)):
+        return "cả hàng phải dùng chung một dấu", "a whole row must share one sign"
+    if signs[:, 0].unique().numel() == 1:
+        return "mọi câu có cùng một dấu", "all sentences have the same sign"
+    return None
+
+
+# ---- 07 across_layers ----------------------------------------------------------------------------
+
+
+@_exercise("7.1")
+def _matrix_gigabytes(matrix_gigabytes):
+    for n_layer, sizes in ((12, (768, 768, 768)), (30, (576, 192, 192))):
+        answer = matrix_gigabytes(n_layer, sizes)
+        if _is_open(answer):
+            return _OPEN
+        width = sum(sizes)
+        expected = 2 * n_layer * width * width * 4 / 1e9
+        ratio = float(answer) / expected
+        if abs(ratio - 1) < 1e-6:
+            continue
+        if abs(ratio - 0.5) < 1e-6:
+            return "đúng một nửa: có bao nhiêu phép đo?", "exactly half: how many measures are there?"
+        if abs(ratio - 2) < 1e-6:
+            return "gấp đôi: một số float32 chiếm bao nhiêu byte?", "twice as much: how many bytes has a float32?"
+        if abs(np.log10(abs(ratio) + 1e-300)) > 2:
+            return "sai đơn vị: một gigabyte là bao nhiêu byte?", "another unit: how many bytes are a gigabyte?"
+        return (
+            f"với {n_layer} tầng và {sizes}, kết quả của bạn gấp {ratio:.2f} lần số đúng: ma trận có mấy hàng, mấy cột?",
+            f"for {n_layer} layers and {sizes} you get {ratio:.2f} times the amount: how many rows and columns?",
+        )
+    return None
+
+
+@_exercise("7.2")
+def _relative_offset(relative_offset):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)  # [layer, sentence, feature]
+    x = x + torch.tensor([-3.0, -1.0, 0.5, 2.0, -8.0])
+    answer = relative_offset(x.clone())
+    if _is_open(answer):
+        return _OPEN
+    hint = _shape_hint(answer, (2,))
+    if hint:
+        return hint
+    numpy_x = x.numpy()
+    mean, sd = numpy_x.mean(axis=1), numpy_x.std(axis=1)
+
+    def gives(expected):
+        return np.allclose(_as_tensor(answer).numpy(force=True), expected)
+
+    if gives(np.median(np.abs(mean) / sd, axis=-1)):
+        return None
+    if gives(np.median(mean / sd, axis=-1)):
+        return (
+            "các độ dời trái dấu triệt tiêu nhau: thiếu điều gì?",
+            "offsets of opposite signs cancel: what is missing?",
+        )
+    if gives(np.median(np.abs(mean) / numpy_x.std(axis=1, ddof=1), axis=-1)):
+        return "chia cho n − 1 thay vì n: xem correction", "divided by n − 1 instead of n: look at correction"
+    if gives((np.abs(mean) / sd).mean(axis=-1)):
+        return "đây là trung bình theo các chiều, không phải trung vị", "that is the mean over features, not the median"
+    return (
+        "đúng kích thước nhưng sai nội dung: trung bình theo câu trước, trung vị theo chiều sau",
+        "right shape, wrong numbers: first over the sentences, then the median over the features",
+    )
+
+
+@_exercise("7.3")
+def _closing_layer(layer, target):
+    smile = _smile(target["cosine"]["QQ"].counts.cpu(), target["cosine"].edges.cpu())  # [layer]
+    expected = len(smile)
+    while expected > 0 and smile[expected - 1] <= 0:
+        expected -= 1
+    layer = int(layer)
+    if layer == expected:
+        return None
+    if layer == expected - 1:
+        return "lệch một tầng: ở tầng ấy S còn dương", "off by one: S is still positive there"
+    below = np.flatnonzero(smile <= 0)
+    if len(below) and layer == below[0]:
+        return (
+            "ở tầng ấy S lần đầu không dương, nhưng rồi lại dương",
+            "S is not positive there, but it comes back later",
+        )
+    return f"chưa đúng: xem S từ tầng {layer} đến tầng cuối", f"not right: look at S from layer {layer} to the last"
+
+
+# ---- 08 per_head ---------------------------------------------------------------------------------
+
+
+@_exercise("8.1")
+def _by_head(by_head):
+    d_head = 2
+    for n_query, n_key in ((6, 2), (3, 3)):
+        q = torch.arange(4 * 5 * n_query * d_head).view(4, 5, -1).double()  # [layer, sentence, feature]
+        k, v = (start + torch.arange(4 * 5 * n_key * d_head).view(4, 5, -1).double() for start in (1000, 2000))
+        answer = by_head(q, k, v, d_head)
+        if _is_open(answer):
+            return _OPEN
+        hint = _shape_hint(answer, (4, n_query, 5, 3 * d_head))
+        if hint:
+            return hint
+        wanted = [torch.arange(h * d_head, (h + 1) * d_head) for h in range(n_query)]
+        shared = [wanted[h * n_key // n_query] for h in range(n_query)]
+        tiled = [wanted[h % n_key] for h in range(n_query)]
+
+        def joined(keys, q=q, k=k, v=v, wanted=wanted):
+            return torch.stack(
+                [torch.cat([q[..., i], k[..., j], v[..., j]], dim=-1) for i, j in zip(wanted, keys)], dim=1
+            )
+
+        if torch.equal(answer, joined(shared)):
+            continue
+        if torch.equal(answer, joined(tiled)):
+            return (
+                "mỗi đầu K được ghép với những đầu Q nào? Nhìn lại bảng ở mục 1",
+                "which query heads go with a key head? Look at the table of section 1 again",
+            )
+        return (
+            "đúng kích thước nhưng các số bị trộn: cắt trục chiều trước, đổi chỗ trục sau",
+            "right shape, but the numbers are mixed up: first cut the feature axis, then swap axes",
+        )
+    return None
+
+
+@_exercise("8.2")
+def _share_within(share_within):
+    for n_head, d_head in ((12, 64), (4, 3)):
+        answer = share_within(n_head, d_head)
+        if _is_open(answer):
+            return _OPEN
+        width = n_head * d_head
+        same = sum(i // d_head == j // d_head for j in range(width) for i in range(j))
+        every = width * (width - 1) // 2
+        if abs(float(answer) - same / every) < 1e-9:
+            continue
+        if abs(float(answer) - 1 / n_head) < 1e-9:
+            return (
+                "gần đúng, nhưng 1/số đầu tính cả cặp của một chiều với chính nó",
+                "close, but 1/heads also counts each feature paired with itself",
+            )
+        if abs(float(answer) - same / every / n_head) < 1e-9:
+            return "đó là tỉ lệ của một đầu: có bao nhiêu đầu?", "that is the share of one head: how many heads?"
+        return (
+            f"với {n_head} đầu, mỗi đầu {d_head} chiều, bạn được {float(answer):.4f}: đếm cặp của một đầu trước",
+            f"for {n_head} heads of {d_head} you get {float(answer):.4f}: first count the pairs of one head",
+        )
+    return None
+
+
+@_exercise("8.3")
+def _heads_outside(heads, interval, pooled):
+    low, high = (np.asarray(side.cpu(), dtype=np.float64) for side in (interval.low, interval.high))
+    outside = {h for h in range(len(low)) if not low[h] <= float(pooled) <= high[h]}
+    found = {int(h) for h in heads}
+    if found == outside:
+        return None
+    if found == set(range(len(low))) - outside:
+        return (
+            "ngược lại: đây là các đầu có khoảng *chứa* giá trị gộp",
+            "the other way round: those intervals *contain* it",
+        )
+    if found and found < outside:
+        return "còn thiếu: giá trị gộp có thể nằm ở phía nào của khoảng?", "some are missing: on which side may it lie?"
+    return "chưa đúng: so cả hai đầu mút với giá trị gộp", "not right: compare both ends with the pooled value"
+
+
+# ---- 06 mean_offset ------------------------------------------------------------------------------
+
+
+@_exercise("6.1")
+def _partial_centre(partial_centre):
+    x = (
+        torch.randn(2, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 2
+    )  # [layer, token, feature]
+    for a in (0.0, 0.25, 1.0):
+        answer = partial_centre(x.clone(), a)
+        if _is_open(answer):
+            return _OPEN
+        hint = _shape_hint(answer, x.shape)
+        if hint:
+            return hint
+        expected = np.stack([layer - a * layer.mean(axis=0) for layer in x.numpy()])
+        if not np.allclose(answer, expected):
+            return (
+                f"sai khi a = {a}: trung bình lấy theo trục token (áp chót)",
+                f"wrong at a = {a}: the mean is over the token axis, the last but one",
+            )
+    return None
+
+
+@_exercise("6.2")
+def _a_closed(a, x, sizes):
+    a = float(a)
+    if abs(a * 20 - round(a * 20)) > 1e-6 or not 0 <= a <= 1:
+        return "a phải là bội của 0,05, từ 0 đến 1", "a must be a step of 0.05 between 0 and 1"
+
+    def smile(share):
+        y = x - share * x.mean(dim=-2, keepdim=True)
+        h = block_histograms(y, sizes, measures="cosine")["cosine"]["QQ"]
+        return float(_smile(h.counts.cpu(), h.edges.cpu()))
+
+    if smile(a) >= 0:
+        return (
+            f"với a = {a:.2f}, S = {smile(a):+.2f}, chưa âm",
+            f"at a = {a:.2f}, S = {smile(a):+.2f}, not yet negative",
+        )
+    if a > 0 and smile(a - 0.05) < 0:
+        return f"S đã âm ở a = {a - 0.05:.2f}", f"S is negative at a = {a - 0.05:.2f} already"
+    return None
+
+
+@_exercise("6.3")
+def _participation_ratio(participation_ratio):
+    x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1  # [token, feature]
+    answer = participation_ratio(x.clone())
+    if _is_open(answer):
+        return _OPEN
+    answer = float(answer)
+    z = x.numpy() / np.sqrt((x.numpy() ** 2).sum(axis=0))
+    values = np.linalg.eigvalsh(z @ z.T)
+    expected = values.sum() ** 2 / (values**2).sum()
+    if abs(answer * expected - 1) < 1e-9:
+        return "đó là nghịch đảo", "that is the inverse"
+    raw = np.linalg.eigvalsh((x @ x.T).numpy())
+    if abs(answer - raw.sum() ** 2 / (raw**2).sum()) < 1e-9:
+        return "bạn quên chia mỗi cột cho độ dài của nó", "you forgot to divide each column by its length"
+    if abs(answer - expected) > 1e-9:
+        return (
+            f"ví dụ nhỏ cho {expected:.2f}, hàm của bạn cho {answer:.2f}",
+            f"a small example gives {expected:.2f}, yours {answer:.2f}",
+        )
+    return None

@@ -10,7 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from helpers.baselines import null_density
 from helpers.i18n import label, say
@@ -132,6 +134,92 @@ def plot_blocks(target, *, blocks=("QQ", "KK", "VV"), layers=None, control=None,
     return figure
 
 
+LINES = (("black", "-"), (BASELINE, "--"), ("#882255", "-."), ("#44AA99", (0, (5, 1))))
+
+
+@_styled
+def plot_conditions(
+    conditions, *, measures=("cosine", "correlation"), blocks=("QQ", "KK", "VV"), null=True, title=None
+):
+    """One layer under several conditions: a row for each measure, a column for each block.
+
+    Args:
+        conditions: {name: result of `block_histograms` for one `[token, F]`}; the first is drawn filled,
+            the others as lines.
+        measures, blocks: rows and columns.
+        null: draw the exact null density for the number of tokens of the first condition.
+        title: above the figure; the number of sentences is added.
+    """
+    first = next(iter(conditions.values()))
+    figure, axes = plt.subplots(
+        len(measures),
+        len(blocks),
+        figsize=(3.2 * len(blocks), 1.2 + 2.2 * len(measures)),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, measure in enumerate(measures):
+        edges = first[measure].edges.numpy(force=True)
+        for block, axis in zip(blocks, axes[row]):
+            for number, (name, result) in enumerate(conditions.items()):
+                density = densities(result[measure][block]).numpy(force=True)
+                if number == 0:
+                    axis.stairs(density, edges, fill=True, color=COLOURS[block], alpha=0.55, label=name)
+                else:
+                    colour, line = LINES[(number - 1) % len(LINES)]
+                    axis.stairs(density, edges, color=colour, ls=line, lw=1.4, label=name)
+            if null:
+                s = (edges[1:] + edges[:-1]) / 2
+                density = null_density(s, first[measure].n_tokens, measure)
+                axis.plot(s, density, color="black", lw=1, ls=":", label=label("null"))
+            axis.set_xlabel(label(measure))
+            axis.set_title(block, color=COLOURS[block], fontweight="bold")
+        axes[row, 0].set_ylabel(label("density"))
+    axes[0, 0].set(xlim=(-1.03, 1.03))
+    axes[0, 0].set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
+    for axis in axes.flat:
+        axis.tick_params(labelbottom=True)
+    handles, names = axes[-1, -1].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    figure.suptitle(
+        f"{title + ' · ' if title else ''}n = {first[measures[0]].n_tokens} {label('sentences')}", fontsize=11
+    )
+    return figure
+
+
+@_styled
+def plot_one_curve(points, null_smile, title=None):
+    """Smile index against effective sample size, with the exact null as the curve (notebook 06).
+
+    Args:
+        points: list of (measure, block, n_eff `[layer]`, S `[layer]`).
+        null_smile: function (n, measure) -> S of the exact null.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    for axis, measure, start in zip(axes, ("cosine", "correlation"), (1.05, 2.1)):
+        for block in BLOCKS:
+            found = [
+                (n, s) for kind, name, ns, ss in points if (kind, name) == (measure, block) for n, s in zip(ns, ss)
+            ]
+            axis.plot(*zip(*((float(n), float(s)) for n, s in found)), ".", ms=5, color=COLOURS[block], label=block)
+        sizes = np.geomspace(start, 60, 200)
+        axis.plot(sizes, [null_smile(n, measure) for n in sizes], color="black", lw=1.2, label=label("null"))
+        axis.axhline(0, color="black", lw=0.5)
+        axis.axvline(3 if measure == "cosine" else 4, color=BASELINE, lw=0.8, ls="--")  # where the null is flat
+        axis.set(xscale="log", xlim=(1, 60), ylim=(-1.05, 1.05))
+        axis.set_xticks([1, 2, 3, 5, 10, 20, 50], ["1", "2", "3", "5", "10", "20", "50"])
+        axis.minorticks_off()
+        axis.set_title(label(measure))
+        axis.set_xlabel(label("effective_n"))
+    axes[0].set_ylabel(label("smile_index"))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, markerscale=2)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
 @_styled
 def plot_attention(weights, tokens, titles, title=None):
     """Attention patterns side by side, on one scale from 0 to 1.
@@ -224,23 +312,204 @@ def plot_feature_pair(x, y, title=None):
     return figure
 
 
+# ---- across layers and heads ---------------------------------------------------------------------
+
+DENSITY = LogNorm(0.05, 5)
+"""Colour scale of every heat map of densities: its middle is 0.5, the density of a uniform distribution."""
+
+
 @_styled
-def plot_against_offset(offsets, curves, at=None):
-    """Similarity of one pair of features while the same offset is added to both.
+def plot_layer_histograms(target, control=None, *, title=None):
+    """Heat maps layer x similarity, one per block; the colour is the density, on one scale in all figures.
+
+    Two neighbouring bins are drawn as one.
 
     Args:
-        offsets: 1-D.
-        curves: {"cosine": values, "correlation": values}, each of the length of `offsets`.
-        at: an offset to mark, or None.
+        target: `BlockHistograms` with counts `[layer, bins]`, drawn in the first row.
+        control: another of the same shape, drawn below it.
+        title: above the figure; the number of sentences is added.
     """
-    figure, axis = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-    for (name, values), colour, line in zip(curves.items(), (COLOURS["Q"], COLOURS["K"]), ("-", "--")):
-        axis.plot(offsets, values, color=colour, ls=line, lw=2, label=label(name))
-        if at is not None:
-            axis.plot(at, np.interp(at, offsets, values), "o", color=colour, ms=8)
-    axis.axhline(0, color="black", lw=0.6)
-    axis.set(ylim=(-1.05, 1.05), xlim=(min(offsets), max(offsets)))
-    axis.set_xlabel(label("offset"))
-    axis.set_ylabel(label("similarity"))
-    axis.legend(loc="lower right")
+    rows = {"target": target} if control is None else {"target": target, "control": control}
+    figure, axes = plt.subplots(
+        len(rows),
+        len(BLOCKS),
+        figsize=(9.6, 0.9 + 2.2 * len(rows)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    colours = plt.get_cmap("PuOr_r", 12).with_extremes(bad="0.8")  # grey: no density
+    empty = False
+    for panels, (name, histograms) in zip(axes, rows.items()):
+        for axis, (block, histogram) in zip(panels, histograms.items()):
+            values = densities(histogram)  # [layer, bins]
+            if values.shape[-1] % 2 == 0:  # a panel is about as many pixels wide as there are bins
+                values = values.unflatten(-1, (-1, 2)).mean(dim=-1)  # [layer, bins / 2]
+            values = values.numpy(force=True)
+            empty |= bool(np.isnan(values).any())
+            image = axis.imshow(
+                np.maximum(values, DENSITY.vmin / 2),  # an empty bin has no logarithm: draw it as the lowest colour
+                norm=DENSITY,
+                cmap=colours,
+                extent=(-1, 1, len(values) - 0.5, -0.5),
+                aspect="auto",
+                interpolation="nearest",
+            )
+            if name == "target":
+                axis.set_title(block, color=COLOURS[block], fontweight="bold")
+        panels[0].set_ylabel(f"{label(name)}\n{label('layer')}")
+    axes[0, 0].set_xticks([-1, 0, 1], ["−1", "0", "1"])
+    axes[0, 0].yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.supxlabel(label(target.measure), fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("s")
+    bar = figure.colorbar(image, ax=axes, label=label("density"), extend="both", aspect=30)
+    ticks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5]
+    bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    bar.minorticks_off()
+    if empty:
+        figure.legend(handles=[Patch(color="0.8", label=label("no_pairs"))], loc="outside lower right")
+    figure.suptitle(f"{title + ' · ' if title else ''}n = {target.n_tokens} {label('sentences')}", fontsize=11)
+    return figure
+
+
+@_styled
+def plot_depth(panels, ylabel, *, log=False, title=None):
+    """Curves over the layers, one panel per part, block or measure, all on the same scale.
+
+    Args:
+        panels: {panel: {label of the curve: values [layer]}}; NaN leaves a gap.  The first curve of a
+            panel has the panel's colour, the second is black, the third grey and dashed.
+        ylabel: key of the quantity in the labels.
+        log: logarithmic scale; a linear one shows the line at 0.
+        title: above the figure.
+    """
+    n_column = min(3, len(panels))
+    n_row = -(-len(panels) // n_column)
+    figure, axes = plt.subplots(
+        n_row,
+        n_column,
+        figsize=(max(2.7 * n_column, 7), 1.3 + 1.6 * n_row),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (panel, curves) in zip(axes.flat, panels.items()):
+        colour = COLOURS.get(panel, COLOURS["Q"])
+        for (name, values), style in zip(
+            curves.items(),
+            (
+                {"color": colour, "lw": 2},
+                {"color": "black"},
+                {"color": BASELINE, "ls": "--"},
+            ),
+        ):
+            values = torch.as_tensor(values).numpy(force=True)
+            axis.plot(values, **style, label=label(name))
+        if not log:
+            axis.axhline(0, color="black", lw=0.6)
+        axis.set_title(label(panel), color=colour, fontweight="bold")
+    if log:
+        axes[0, 0].set_yscale("log")
+        axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes[0, 0].yaxis.set_minor_formatter(NullFormatter())
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in axes[-1]:
+        axis.set_xlabel(label("layer"))
+    figure.supylabel(label(ylabel), fontsize=10)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(" ")  # room beside the common label
+    handles, names = axes.flat[len(panels) - 1].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+@_styled
+def plot_head_maps(values, name, *, title=None):
+    """Heat maps layer x head, one per block, on one scale from -1 to 1.
+
+    Args:
+        values: {block: `[layer, head]`}; the number of heads may differ.
+        name: key of the quantity in the labels.
+        title: above the figure.
+    """
+    figure, axes = plt.subplots(
+        1, len(values), figsize=(2.5 * len(values) + 0.8, 3.2), sharex=True, squeeze=False, layout="constrained"
+    )
+    for axis, (block, value) in zip(axes[0], values.items()):
+        image = axis.imshow(
+            torch.as_tensor(value).numpy(force=True).T,  # [head, layer]
+            cmap="RdBu_r",
+            vmin=-1,
+            vmax=1,
+            aspect="auto",
+            interpolation="nearest",
+        )
+        axis.set_title(block, color=COLOURS[block], fontweight="bold")
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axis.set_xlabel(label("layer"))
+    axes[0, 0].set_ylabel(label("head"))
+    figure.colorbar(image, ax=axes, label=label(name))
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+@_styled
+def plot_heads(intervals, pooled, cuts, *, title=None):
+    """A value for each head with its interval, beside the value of all heads pooled and of random cuts.
+
+    Args:
+        intervals: {block: `Interval` of tensors `[head]`}.
+        pooled: {block: number}, drawn as a line.
+        cuts: {block: tensor of the values of groups drawn at random}, drawn as a band from the 5th to the
+            95th percentile.
+        title: above the figure.
+    """
+    figure, axes = plt.subplots(
+        1,
+        len(intervals),
+        figsize=(3.6 * len(intervals), 3.6),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+        width_ratios=[2 + len(interval.estimate) for interval in intervals.values()],
+    )
+    for axis, (block, interval) in zip(axes[0], intervals.items()):
+        estimate, low, high = (part.numpy(force=True) for part in interval[:3])
+        between = np.quantile(torch.as_tensor(cuts[block]).numpy(force=True), [0.05, 0.95])
+        axis.axhspan(*between, color=BASELINE, alpha=0.3, lw=0, label=label("random_cut_band"))
+        axis.axhline(float(pooled[block]), color="black", lw=1.2, ls="--", label=label("pooled"))
+        axis.errorbar(
+            range(len(estimate)),
+            estimate,
+            yerr=[estimate - low, high - estimate],
+            fmt="o",
+            color=COLOURS[block],
+            capsize=3,
+            label=label("head_interval"),
+        )
+        axis.axhline(0, color="black", lw=0.6)
+        axis.set_xlim(-0.8, len(estimate) - 0.2)
+        axis.set_xticks(range(len(estimate)))
+        axis.set_xlabel(label("head"))
+        axis.set_title(block, color=COLOURS[block], fontweight="bold")
+    axes[0, 0].set_ylabel(label("smile_index"))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def plot_head_blocks(target, heads, *, control=None, title=None):
+    """`plot_blocks` with one row per head: counts are `[head, bins]`, of one layer."""
+    figure = plot_blocks(target, layers=heads, control=control, title=title)
+    for axis, head in zip(figure.axes[::3], heads):
+        axis.set_ylabel(f"{label('head')} {head}\n{label('density')}")
     return figure

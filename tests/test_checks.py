@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import block_histograms, set_language
+from helpers import block_histograms, set_language, shuffle_entries, shuffle_within_features
 from helpers.checks import EXERCISES, check, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +23,9 @@ BATCH = {"attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1
 X = torch.tensor(
     [[3.0, -3.1, 1.0], [3.1, -3.1, -1.0], [3.2, -3.0, -1.0], [3.1, -2.9, 1.0], [3.1, -3.0, 0.0]]
 )  # [token, feature]
+
+
+OFFSET = torch.randn(40, 60, generator=torch.Generator().manual_seed(5)) + 5  # [token, feature]
 
 
 def peaked(at):
@@ -91,6 +94,26 @@ MISTAKES = [
     ("4.1", (lambda counts, edges: counts.sum(-1) * 0.0,), "hai đầu|both ends"),
     ("4.3", (1, peaked(2), peaked(0)), "lệch một|off by one"),
     ("4.3", (0, peaked(2), peaked(0)), "lớn nhất|largest"),
+    ("5.1", (lambda x, generator: x,), "không có gì|nothing was"),
+    ("5.1", (lambda x, generator: x[torch.randperm(len(x), generator=generator)],), "một hoán vị|one permutation"),
+    ("5.1", (lambda x, generator: shuffle_entries(x, generator),), "giữ các giá trị|keep its own"),
+    ("5.1", (lambda x, generator: x.mul_(2),), "sửa chính x|changed x"),
+    ("5.2", (400,), "1/sqrt"),
+    ("5.2", (54,), "0.137"),
+    ("5.3", (lambda x, generator: x * torch.randn(len(x), 1, generator=generator),), "đổi dấu|change its sign"),
+    (
+        "5.3",
+        (lambda x, generator: x * (torch.randint(0, 2, x.shape, generator=generator) * 2 - 1),),
+        "cả hàng|whole row",
+    ),
+    ("5.3", (lambda x, generator: -x,), "cùng một dấu|same sign"),
+    ("6.1", (lambda x, a: x - a * x.mean(dim=-1, keepdim=True),), "trục token|token axis"),
+    ("6.1", (lambda x, a: x - x.mean(dim=-2, keepdim=True),), "a = 0.0"),
+    ("6.2", (0.0, OFFSET, (20, 20, 20)), "chưa âm|not yet negative"),
+    ("6.2", (1.0, OFFSET, (20, 20, 20)), "đã âm|already"),
+    ("6.2", (0.33, OFFSET, (20, 20, 20)), "0,05|0.05"),
+    ("6.3", (lambda x: (x @ x.T).trace() ** 2 / (x @ x.T).square().sum(),), "độ dài|length"),
+    ("6.3", (lambda x: 1.0,), "ví dụ nhỏ|small example"),
 ]
 
 
@@ -108,6 +131,19 @@ RIGHT = [
     ("3.1", ([2, 3, 5, 7],)),
     ("3.2", (1_048_576, 130_816)),
     ("4.3", (2, peaked(2), peaked(0))),
+    ("5.1", (shuffle_within_features,)),
+    ("5.2", (401,)),
+    ("5.3", (lambda x, generator: torch.where(torch.rand(len(x), 1, generator=generator) > 0.5, x, -x),)),
+    ("6.1", (lambda x, a: torch.lerp(x, x - x.mean(dim=-2, keepdim=True), torch.tensor(a, dtype=x.dtype)),)),
+    (
+        "6.3",
+        (
+            lambda x: (
+                1
+                / (torch.nn.functional.normalize(x, dim=0).T @ torch.nn.functional.normalize(x, dim=0)).square().mean()
+            ),
+        ),
+    ),
 ]
 
 
@@ -123,7 +159,7 @@ def test_an_open_exercise_is_said_to_be_open(language, number, answer):
     assert not right and re.search("chưa làm|not done", said)
 
 
-@pytest.mark.parametrize("number", ["1.1", "1.3", "2.1", "3.3", "4.1"])
+@pytest.mark.parametrize("number", ["1.1", "1.3", "2.1", "3.3", "4.1", "5.1", "5.3", "6.1", "6.3"])
 def test_a_function_that_still_returns_the_dots_is_open(language, number):
     right, said = verdict(number, lambda *arguments: ...)
     assert not right and re.search("chưa làm|not done", said)

@@ -10,16 +10,17 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from helpers import block_histograms, cosine_similarity, null_density, set_language
+from helpers import BLOCKS, block_histograms, cosine_similarity, null_density, set_language
 from helpers.i18n import LABELS, label
 from helpers.plots import (
     COLOURS,
     densities,
-    plot_against_offset,
     plot_attention,
     plot_blocks,
+    plot_conditions,
     plot_feature_pair,
     plot_matrix_mask,
+    plot_one_curve,
     plot_similarity,
 )
 
@@ -44,11 +45,16 @@ def every_figure(histograms):
     x = torch.randn(54, 12, generator=torch.Generator().manual_seed(0))
     yield plot_blocks(histograms["cosine"], control=histograms["cosine"], baseline=histograms["cosine"], title="model")
     yield plot_blocks(histograms["correlation"], blocks=("QK", "KV"), layers=[0, 2], null=True)
+    one = block_histograms(x, SIZES)
+    yield plot_conditions({"a": one, "b": one, "c": one, "d": one, "e": one}, title="title")
+    points = [
+        (measure, block, torch.tensor([2.0, 5.0]), torch.tensor([0.3, -0.3])) for measure in one for block in BLOCKS
+    ]
+    yield plot_one_curve(points, lambda n, measure: 1 / n, title="title")
     yield plot_attention([torch.eye(3), torch.eye(3)], ["a", "b", "c"], ["x", "y"], "title")
     yield plot_matrix_mask(SIZES)
     yield plot_similarity(cosine_similarity(x), SIZES, "cosine", "title")
     yield plot_feature_pair(x[:, 0], x[:, 1], "title")
-    yield plot_against_offset([-1.0, 0.0, 1.0], {"cosine": [0.5, 0.0, 0.5], "correlation": [0.0, 0.0, 0.0]}, at=0)
 
 
 @pytest.mark.parametrize("language", ["vi", "en"])
@@ -130,3 +136,25 @@ def test_the_readers_own_settings_are_left_alone(histograms):
     with plt.rc_context({"axes.titlesize": 31, "interactive": True}):
         plot_matrix_mask(SIZES)
         assert plt.rcParams["axes.titlesize"] == 31 and plt.isinteractive()
+
+
+def test_conditions_show_each_histogram_under_its_name(histograms):
+    x = torch.randn(54, 12, generator=torch.Generator().manual_seed(0))
+    one, other = block_histograms(x, SIZES), block_histograms(x + 5, SIZES)
+    figure = plot_conditions({"one": one, "other": other}, measures=("cosine",), blocks=("QK",), null=False)
+    drawn = {patch.get_label(): torch.as_tensor(patch.get_data().values) for patch in figure.axes[0].patches}
+    assert torch.allclose(drawn["one"], densities(one["cosine"]["QK"]))
+    assert torch.allclose(drawn["other"], densities(other["cosine"]["QK"]))
+
+
+def test_the_one_curve_figure_draws_every_point_and_the_given_curve():
+    points = [("cosine", "QQ", torch.tensor([2.0, 5.0]), torch.tensor([0.3, -0.3]))]
+    points += [("correlation", "QQ", torch.tensor([9.0]), torch.tensor([-0.5]))]
+    points += [
+        (m, b, torch.tensor([3.0]), torch.tensor([0.0])) for m in ("cosine", "correlation") for b in BLOCKS if b != "QQ"
+    ]
+    axis = plot_one_curve(points, lambda n, measure: 1 / n).axes[0]
+    drawn = {line.get_label(): line.get_xydata() for line in axis.lines}
+    assert drawn["QQ"] == pytest.approx(torch.tensor([[2.0, 0.3], [5.0, -0.3]]).numpy())
+    curve = drawn["null distribution"]
+    assert curve[:, 1] == pytest.approx(1 / curve[:, 0])

@@ -53,7 +53,6 @@ set_language("vi")
 # %%
 import numpy as np
 import torch
-from ipywidgets import FloatSlider, interact
 
 from helpers import (
     capture_qkv,
@@ -68,7 +67,8 @@ from helpers import (
     token_id_of,
 )
 from helpers.checks import check
-from helpers.plots import plot_against_offset, plot_feature_pair
+from helpers.plots import plot_feature_pair
+from helpers.widgets import offset_explorer
 
 # %% [markdown] lang="vi"
 r"""
@@ -224,16 +224,11 @@ Move the slider with the mouse, or click it and use the arrow keys. (It needs a 
 """
 
 # %% tags=["nbval-ignore-output"]
-slider = FloatSlider(2, min=-5, max=5, step=0.25, description=label("offset_short"))
-
-
-@interact(at=slider)
-def move_offset(at):
-    plot_against_offset(offsets, curves, at=at)
-
+explorer = offset_explorer(pair)
+explorer.widget
 
 # %%
-figure = plot_against_offset(offsets, curves, at=2)
+explorer.figure
 
 # %% [markdown] lang="vi"
 r"""

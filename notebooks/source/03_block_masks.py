@@ -74,6 +74,7 @@ from helpers import (
 )
 from helpers.checks import check
 from helpers.plots import plot_matrix_mask, plot_similarity
+from helpers.widgets import mask_explorer
 
 # %% [markdown] lang="vi"
 r"""
@@ -217,6 +218,23 @@ Where Q is wider than K and V (grouped-query attention) not every block is squar
 
 # %%
 figure = plot_matrix_mask(qkv.sizes)
+
+# %% [markdown] lang="vi"
+r"""
+Bấm vào tên một khối: các ô của khối ấy sáng lên, phía trên là mã và số cặp. **Dự đoán trước khi bấm:** khối nào lớn nhất, khối nào nhỏ nhất? (Các nút cần một kernel Jupyter đang chạy; hình tĩnh ngay dưới cho thấy trạng thái ban đầu.)
+"""
+
+# %% [markdown] lang="en"
+r"""
+Press the name of a block: its cells light up, with the code and the number of pairs above. **Predict before you press:** which block is the largest, which the smallest? (The buttons need a running Jupyter kernel; the still figure below shows the initial state.)
+"""
+
+# %% tags=["nbval-ignore-output"]
+explorer = mask_explorer(qkv.sizes)
+explorer.widget
+
+# %%
+explorer.figure
 
 # %% [markdown] lang="vi"
 r"""

@@ -1,0 +1,500 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown] lang="vi"
+r"""
+# 05 · Mức nền: nụ cười đến từ đâu?
+
+**Câu hỏi.** Bài 04 dùng mức nền (baseline) của tài liệu gốc: xáo trộn (shuffle) *mọi* phần tử, và được một hình chuông. Nhưng phép xáo trộn ấy phá nhiều thứ cùng lúc. Trung bình (mean) của từng chiều (feature), hay sự ghép cặp giữa các chiều: thứ nào làm nên hình nụ cười (smile)?
+
+**Sau bài này, bạn có thể**
+- chọn mức nền phân biệt được trung bình với sự ghép cặp;
+- chuyển nụ cười từ cosine sang tương quan chỉ bằng cách đổi dấu cả câu;
+- nói phân phối theo giả thuyết không (null) rộng bao nhiêu với $n$ câu, và tránh cái bẫy $n$ nhỏ;
+- đọc thận trọng các phép đối chứng: từ khác, dấu chấm, mô hình chưa huấn luyện.
+
+**Thời gian:** khoảng 60 phút. **Cần biết trước:** bài 02 và 04.
+"""
+
+# %% [markdown] lang="en"
+r"""
+# 05 · Baselines: where does the smile come from?
+
+**Question.** Notebook 04 used the source's baseline: shuffle *all* entries, and get a bell. But that shuffle destroys several things at once. The mean of each feature, or the pairing between features: which of the two makes the smile?
+
+**Afterwards you can**
+- choose a baseline that can tell the mean from the pairing;
+- move the smile from the cosine into the correlation by nothing but flipping the sign of whole sentences;
+- say how wide the null distribution is for $n$ sentences, and avoid the trap of small $n$;
+- read controls with care: other words, the full stop, an untrained model.
+
+**Time:** about 60 minutes. **You need:** notebooks 02 and 04.
+"""
+
+# %% tags=["setup"]
+import sys
+from pathlib import Path
+
+places = [Path.cwd(), *Path.cwd().parents, *Path.cwd().glob("*/")]
+found = [str(place) for place in places if (place / "helpers" / "capture.py").is_file()]
+if not found:
+    raise ModuleNotFoundError("helpers/ not found / không tìm thấy helpers/: README.md (README.vi.md) → Colab")
+sys.path.insert(0, found[0])
+
+from helpers import set_language
+
+set_language("vi")
+
+# %%
+import copy
+
+import torch
+
+from helpers import (
+    block_histograms,
+    capture_qkv,
+    control_positions,
+    cosine_similarity,
+    encode,
+    find_token,
+    label,
+    load_model,
+    load_sentences,
+    null_shares,
+    say,
+    shuffle_entries,
+    shuffle_within_features,
+    smile_index,
+    token_id_of,
+    wasserstein_distance,
+)
+from helpers.checks import check
+from helpers.plots import plot_conditions
+from helpers.widgets import small_n_explorer
+
+# %% [markdown] lang="vi"
+r"""
+## 1. Ba cách phá một bảng số
+
+Bốn token, hai chiều, mỗi chiều có một độ dời trung bình (mean offset) riêng. **Dự đoán:** sau mỗi phép biến đổi, trung bình của từng cột còn giữ nguyên không? Hai giá trị trong một hàng còn đi với nhau không?
+"""
+
+# %% [markdown] lang="en"
+r"""
+## 1. Three ways to break a table
+
+Four tokens, two features, each with a mean offset of its own. **Predict:** after each change, are the column means what they were? Does a row still hold together?
+"""
+
+# %%
+toy = torch.tensor([[11.0, -21.0], [12.0, -22.0], [13.0, -23.0], [14.0, -24.0]])  # [token, feature]
+generator = torch.Generator().manual_seed(1)
+signs = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]])  # [token, 1]
+
+for x in (toy, shuffle_entries(toy, generator), shuffle_within_features(toy, generator), toy * signs):
+    print([[int(value) for value in row] for row in x], "mean", [f"{value:+.1f}" for value in x.mean(dim=0)])
+
+# %% [markdown] lang="vi"
+r"""
+Bốn dòng: bảng gốc; **xáo trộn mọi phần tử** (trung bình và ghép cặp đều mất); **xáo trộn trong từng chiều** (trung bình và phương sai giữ nguyên, ghép cặp mất); **đổi dấu cả câu** (mỗi hàng vẫn đi với nhau, nhưng trung bình bị phá).
+
+## 2. Hai phép xáo trộn trên dữ liệu thật
+
+Lấy " her" ở một tầng nông (early layer). Tiêu chuẩn đặt trước: hai biểu đồ tần suất (histogram) coi là *như nhau* nếu khoảng cách Wasserstein-1 dưới 0,02, tức tính bình quân mỗi cặp chỉ phải dịch đi dưới 0,02 đơn vị tương đồng, đúng bằng bề rộng một khoảng chia (bin).
+
+**Dự đoán.** Xáo trộn trong từng chiều: nụ cười của cosine còn hay mất? Tương quan thì sao?
+"""
+
+# %% [markdown] lang="en"
+r"""
+Four lines: the table; **all entries shuffled** (means and pairing both lost); **shuffled within features** (means and variances kept, pairing lost); **the sign of whole sentences flipped** (each row holds together, the means are destroyed).
+
+## 2. Both shuffles on real data
+
+Take " her" at an early layer. The criterion, fixed beforehand: two histograms count as *the same* if their Wasserstein-1 distance is below 0.02, that is, if a pair has to move by less than 0.02 units of similarity on average, the width of one bin.
+
+**Predict.** After the shuffle within features, is the smile of the cosine still there? And the correlation?
+"""
+
+# %%
+model, tokenizer = load_model()
+batch = encode(tokenizer, load_sentences("her"))
+positions = find_token(batch, token_id_of(tokenizer, " her"))
+qkv = capture_qkv(model, batch, positions=positions)
+layer = len(qkv.layers) // 10
+x = qkv.joined()[layer]  # [sentence, feature]
+title = f"{model.provenance} · {label('layer')} {layer}"
+
+generator = torch.Generator().manual_seed(0)
+target = block_histograms(x, qkv.sizes)
+entries = block_histograms(shuffle_entries(x, generator), qkv.sizes)
+within = block_histograms(shuffle_within_features(x, generator), qkv.sizes)
+
+# %%
+names = ("entries_shuffled", "within_shuffled")
+shown = {label("target"): target, label(names[0]): entries, label(names[1]): within}
+figure = plot_conditions(shown, title=title)
+
+
+# %%
+def to_target(result, measure, block):
+    return float(wasserstein_distance(result[measure][block], target[measure][block]))
+
+
+def to_null(result, measure, block):
+    histogram = result[measure][block]
+    return float(wasserstein_distance(histogram, null_shares(len(x), measure, histogram.edges)))
+
+
+for name, result in zip(names, (entries, within)):
+    for block in ("QQ", "KK", "VV"):
+        cosine = f"{label('cosine')} → {label('target')} {to_target(result, 'cosine', block):.2f}"
+        correlation = f"{label('correlation')} → null {to_null(result, 'correlation', block):.2f}"
+        print(f"{label(name):30s} {block}   {cosine}   {correlation}")
+
+# %%
+same_cosine = max(to_target(within, "cosine", block) for block in ("QQ", "KK", "VV")) < 0.02
+null_correlation = max(to_null(within, "correlation", block) for block in ("QQ", "KK", "VV")) < 0.02
+lost_by_entries = min(to_target(entries, "cosine", block) for block in ("QQ", "KK", "VV")) > 0.02
+print(same_cosine, null_correlation, lost_by_entries)
+
+# %% [markdown] lang="vi"
+r"""
+Ba giá trị: (1) xáo trộn trong từng chiều *giữ nguyên* biểu đồ cosine; (2) nó đưa tương quan về phân phối null, cũng theo tiêu chuẩn ấy; (3) xáo trộn mọi phần tử làm mất nụ cười. Nếu cả ba là `True`: nụ cười của cosine không cần đến sự ghép cặp. Nó nằm trọn trong trung bình và phương sai của từng chiều riêng lẻ. Mức nền của tài liệu gốc không thể cho thấy điều đó.
+
+Một hệ quả: ở đây, biểu đồ cosine *không* cho biết gì về quan hệ giữa hai chiều qua các câu.
+
+### Bài tập 5.1
+Tự viết `shuffle_columns(x, generator)`: hoán vị các token của *từng cột một cách độc lập*. Trả về tensor mới; không đổi `x`.
+
+*Gợi ý:* `torch.randperm(n, generator=generator)` cho một hoán vị; một vòng lặp qua các cột là đủ.
+"""
+
+# %% [markdown] lang="en"
+r"""
+Three values: (1) the shuffle within features *keeps* the histogram of cosines; (2) it brings the correlation to the null distribution, by the same criterion; (3) the shuffle of all entries loses the smile. If all three are `True`: the smile of the cosine needs no pairing. It lies wholly in the mean and variance of each feature by itself. The source's baseline could not have shown that.
+
+A consequence: here the histogram of the cosine says *nothing* about the relation of two features across the sentences.
+
+### Exercise 5.1
+Write `shuffle_columns(x, generator)` yourself: permute the tokens of *each column independently*. Return a new tensor; leave `x` as it is.
+
+*Hint:* `torch.randperm(n, generator=generator)` gives one permutation; a loop over the columns will do.
+"""
+
+
+# %% tags=["exercise"]
+def shuffle_columns(x, generator):
+    return ...
+
+
+check("5.1", shuffle_columns)
+
+
+# %% tags=["solution"]
+# @title Lời giải 5.1 · Solution 5.1
+def shuffle_columns(x, generator):
+    columns = [x[torch.randperm(len(x), generator=generator), j] for j in range(x.shape[1])]
+    return torch.stack(columns, dim=1)  # [token, feature]
+
+
+check("5.1", shuffle_columns)
+
+# %% [markdown] lang="vi"
+r"""
+## 3. Đổi dấu cả câu
+
+Nhân *toàn bộ* vector của một câu với −1, cho khoảng một nửa số câu, chọn ngẫu nhiên. Trong mỗi tích $x_{ti}x_{tj}$, hai dấu trừ triệt tiêu nhau: **mọi cosine giữ nguyên**. Nhưng trung bình của mỗi chiều thì gần bằng 0.
+
+**Dự đoán.** Tương quan bây giờ trông thế nào?
+"""
+
+# %% [markdown] lang="en"
+r"""
+## 3. Flip the sign of whole sentences
+
+Multiply the *whole* vector of a sentence by −1, for about half of the sentences, chosen at random. In each product $x_{ti}x_{tj}$ the two minus signs cancel: **every cosine stays as it is**. But the mean of each feature is now near 0.
+
+**Predict.** What does the correlation look like now?
+"""
+
+# %%
+signs = torch.randint(0, 2, (len(x), 1), generator=generator).to(x) * 2 - 1  # [sentence, 1]
+flipped = block_histograms(x * signs, qkv.sizes)
+
+assert torch.allclose(cosine_similarity((x * signs).double()), cosine_similarity(x.double()), rtol=0, atol=1e-12)
+figure = plot_conditions({label("flipped"): flipped, label("target"): target}, title=title)
+
+# %%
+for block in ("QQ", "KK", "VV"):
+    s = [float(smile_index(h[block])) for h in (target["cosine"], target["correlation"], flipped["correlation"])]
+    print(f"{block}   cosine {s[0]:+.2f}   r {s[1]:+.2f}   r ± {s[2]:+.2f}")
+
+# %% [markdown] lang="vi"
+r"""
+Ba cột là chỉ số nụ cười $S$: cosine; tương quan; tương quan sau khi đổi dấu. Không một tích $x_{ti}x_{tj}$ nào thay đổi, vậy mà tương quan đã "cười". Vậy khác biệt giữa hai phép đo *chỉ* là trung bình. Thứ mà cosine nhìn thấy là một trục chính đi qua gốc tọa độ; trừ trung bình chỉ xóa được trục ấy khi mọi câu nằm về *cùng một phía*.
+
+## 4. Với $n$ câu, ngẫu nhiên rộng bao nhiêu?
+
+Hai chiều độc lập, phân phối chuẩn, $n$ câu: hệ số tương quan có mật độ (density) tỉ lệ đúng bằng $(1-r^2)^{(n-4)/2}$ nhân một hằng số, và có độ lệch chuẩn (standard deviation) $1/\sqrt{n-1}$. Hãy kiểm bằng mô phỏng.
+"""
+
+# %% [markdown] lang="en"
+r"""
+The three columns are the smile index $S$: cosine; correlation; correlation after the flip. Not one product $x_{ti}x_{tj}$ has changed, and yet the correlation "smiles". So the difference between the two measures is the mean *and nothing else*. What the cosine sees is a main axis through the origin; subtracting the mean removes that axis only while all sentences lie on the *same side*.
+
+## 4. How wide is chance for $n$ sentences?
+
+Two independent, normally distributed features over $n$ sentences: the correlation has an exact density, proportional to $(1-r^2)^{(n-4)/2}$, and the standard deviation $1/\sqrt{n-1}$. Check by simulation.
+"""
+
+# %%
+for n in (3, 5, 10, 54, 200):
+    noise = torch.randn(n, 300, generator=generator)  # [sentence, feature]
+    r = block_histograms(noise, (100, 100, 100))["correlation"]["QV"]
+    print(f"n = {n:3d}   std {float(r.std):.2f}   1/sqrt(n-1) {(n - 1) ** -0.5:.2f}   S {float(smile_index(r)):+.2f}")
+
+# %% [markdown] lang="vi"
+r"""
+Nhìn cột $S$ ở $n=3$: **một nụ cười từ hư không**, dữ liệu hoàn toàn ngẫu nhiên. Kéo thanh trượt từ $n=3$ lên để xem nụ cười khép lại. (Hình tĩnh bên dưới cho trạng thái ban đầu.)
+"""
+
+# %% [markdown] lang="en"
+r"""
+Look at $S$ for $n=3$: **a smile out of nothing**, from purely random data. Move the slider up from $n=3$ and watch it close. (The still figure below shows the initial state.)
+"""
+
+# %% tags=["nbval-ignore-output"]
+explorer = small_n_explorer()
+explorer.widget
+
+# %%
+explorer.figure
+
+# %% [markdown] lang="vi"
+r"""
+### Bài tập 5.2
+Cần bao nhiêu câu để nhiễu của hệ số tương quan có độ lệch chuẩn không quá 0,05? Gán số câu nhỏ nhất vào `n_needed`.
+*Gợi ý:* giải $1/\sqrt{n-1}=0{,}05$.
+"""
+
+# %% [markdown] lang="en"
+r"""
+### Exercise 5.2
+How many sentences does it take for the noise of the correlation to have a standard deviation of at most 0.05? Put the smallest number into `n_needed`.
+*Hint:* solve $1/\sqrt{n-1}=0.05$.
+"""
+
+# %% tags=["exercise"]
+n_needed = ...
+
+check("5.2", n_needed)
+
+# %% tags=["solution"]
+# @title Lời giải 5.2 · Solution 5.2
+n_needed = 1 + round(1 / 0.05**2)
+
+check("5.2", n_needed)
+
+# %% [markdown] lang="vi"
+r"""
+## 5. Nụ cười là của " her", hay của bất cứ token nào lặp lại?
+
+Token đối chứng (control token) của bài 04 đổi từ câu này sang câu khác. So với nó thì không công bằng: " her" là *cùng một token* trong mọi câu. Thêm bốn phép đối chứng:
+
+- một token **ngẫu nhiên** trong mỗi câu, khác nhau giữa các câu;
+- **dấu chấm** cuối câu: cùng một token, nhưng sau những câu khác nhau;
+- **" the"** ở vị trí 2 trở đi, trong cả hai bộ câu: một từ thường gặp khác;
+- **" water"**: bộ câu thứ hai.
+
+**Dự đoán.** Dòng nào có $S>0$ ở QQ?
+"""
+
+# %% [markdown] lang="en"
+r"""
+## 5. Is it the smile of " her", or of any repeated token?
+
+The control of notebook 04 changes from sentence to sentence. That comparison is unfair: " her" is *the same token* in every sentence. Four more controls:
+
+- a **random** token of each sentence, a different one each time;
+- the **full stop** at the end: the same token, after different sentences;
+- **" the"** at position 2 or later, in both sets: another frequent word;
+- **" water"**: the second set.
+
+**Predict.** Which lines have $S>0$ for QQ?
+"""
+
+
+# %%
+def one_token(sentences, word, earliest=2):
+    """Q, K, V `[sentence, feature]` of a word, from the sentences that have it, first at `earliest` or later."""
+    target_id = token_id_of(tokenizer, word)
+    kept = [s for s in sentences if target_id in tokenizer(s)["input_ids"][earliest:]]
+    kept = [s for s in kept if target_id not in tokenizer(s)["input_ids"][:earliest]]
+    chosen = encode(tokenizer, kept)
+    return capture_qkv(model, chosen, layers=layer, positions=find_token(chosen, target_id)).joined()[0]
+
+
+her, water = load_sentences("her"), load_sentences("water")
+at_random = control_positions(batch, positions, "random", generator)
+conditions = {
+    '" her"': x,
+    say("token đứng trước", "token before"): capture_qkv(
+        model, batch, layers=layer, positions=control_positions(batch, positions)
+    ).joined()[0],
+    say("token ngẫu nhiên", "random token"): capture_qkv(model, batch, layers=layer, positions=at_random).joined()[0],
+    say("dấu chấm", "full stop"): one_token(her, "."),
+    '" the"': one_token(her + water, " the"),
+    '" water"': one_token(water, " water"),
+}
+
+# %%
+for name, vectors in conditions.items():
+    result = block_histograms(vectors, qkv.sizes)
+    row = [f"{float(smile_index(result['cosine'][block])):+.2f}" for block in ("QQ", "KK", "VV")]
+    row_r = [f"{float(smile_index(result['correlation'][block])):+.2f}" for block in ("QQ", "KK", "VV")]
+    print(f"{name:18s} n = {len(vectors):3d}   cosine {'  '.join(row)}   r {'  '.join(row_r)}")
+
+# %% [markdown] lang="vi"
+r"""
+Ba số đầu là $S$ của cosine ở QQ, KK, VV; ba số sau là của tương quan. So ba dòng cuối (cùng một token lặp lại) với hai dòng "token đứng trước" và "token ngẫu nhiên" (mỗi câu một token). Nếu nụ cười xuất hiện ở các dòng lặp lại và vắng ở hai dòng kia thì nó nói về *một token lặp lại*, không phải về " her". Nếu tương quan của một dòng nào đó rộng bất thường thì các lần xuất hiện còn khác nhau theo một vài trục chung (vị trí trong câu, từ đứng trước, …); trừ trung bình không xóa được những trục ấy.
+
+Số câu ($n$) khác nhau giữa các dòng, nên đừng đọc những chênh lệch nhỏ.
+
+## 6. Mô hình chưa huấn luyện
+
+Cùng kiến trúc, trọng số ngẫu nhiên. **Dự đoán:** nụ cười là của kiến trúc hay của việc huấn luyện?
+"""
+
+# %% [markdown] lang="en"
+r"""
+The first three numbers are $S$ of the cosine for QQ, KK, VV; the last three those of the correlation. Compare the last three lines (one repeated token) with "token before" and "random token" (a different token each time). If the smile is in the lines of a repeated token and absent from those two, it is about *a repeated token*, not about " her". Where the correlation of a line is unusually wide, the occurrences still differ along a few common axes (position in the sentence, the word before, …); subtracting the mean does not remove those.
+
+The number of sentences ($n$) differs between lines, so do not read small differences.
+
+## 6. An untrained model
+
+The same architecture, random weights. **Predict:** does the smile belong to the architecture or to the training?
+"""
+
+
+# %%
+def untrained(seed):
+    """The same architecture up to the layer we need, with fresh random weights."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = layer + 1
+    torch.manual_seed(seed)
+    return type(model)(config).to(model.device).eval()
+
+
+for seed in range(3):
+    vectors = capture_qkv(untrained(seed), batch, layers=layer, positions=positions).joined()[0]
+    result = block_histograms(vectors, qkv.sizes)["cosine"]
+    m = vectors.double().mean(dim=0).abs() / vectors.double().std(dim=0, correction=0)  # [feature]
+    row = [f"{float(smile_index(result[block])):+.2f}" for block in ("QQ", "KK", "VV")]
+    print(f"seed {seed}   S {'  '.join(row)}   median |m| {float(m.median()):.2f}")
+
+m = x.double().mean(dim=0).abs() / x.double().std(dim=0, correction=0)
+print(f"{say('đã huấn luyện', 'trained')}   median |m| {float(m.median()):.2f}")
+
+# %% [markdown] lang="vi"
+r"""
+Đọc thận trọng. Kết quả này phụ thuộc vào *cách khởi tạo*: với SmolLM2-135M, ở tầng này mô hình chưa huấn luyện không cười, vì độ dời tương đối $|m|$ còn nhỏ. Kiến trúc khác, hoặc khởi tạo khác, có thể cười mà chưa học gì (GPT-2: hãy chạy khi có Hub). Vậy không thể nói "huấn luyện tạo ra nụ cười" một cách tổng quát; chỉ có thể nói: với mô hình này và cách khởi tạo này, độ dời tương đối đã lớn lên trong quá trình huấn luyện.
+
+### Bài tập 5.3
+Viết `flip_sentences(x, generator)`: nhân mỗi hàng của `x` (`[token, feature]`) với +1 hoặc −1 ngẫu nhiên, cùng một dấu cho cả hàng.
+
+*Gợi ý:* `torch.randint(0, 2, (n, 1), generator=generator)` cho 0 và 1.
+"""
+
+# %% [markdown] lang="en"
+r"""
+Read this with care. It depends on the *initialisation*: with SmolLM2-135M, at this layer, the untrained model does not smile, because the relative offset $|m|$ is still small. Another architecture or initialisation may smile without having learned anything (GPT-2: to be seen when run with the Hub). So one cannot say "training makes the smile" in general; only that, for this model and this initialisation, the relative offsets grew during training.
+
+### Exercise 5.3
+Write `flip_sentences(x, generator)`: multiply each row of `x` (`[token, feature]`) by a random +1 or −1, one sign for the whole row.
+
+*Hint:* `torch.randint(0, 2, (n, 1), generator=generator)` gives 0 and 1.
+"""
+
+
+# %% tags=["exercise"]
+def flip_sentences(x, generator):
+    return ...
+
+
+check("5.3", flip_sentences)
+
+
+# %% tags=["solution"]
+# @title Lời giải 5.3 · Solution 5.3
+def flip_sentences(x, generator):
+    signs = torch.randint(0, 2, (len(x), 1), generator=generator) * 2 - 1  # [token, 1]
+    return x * signs
+
+
+check("5.3", flip_sentences)
+
+# %%
+shuffled = shuffle_within_features(x, generator)  # sanity check: every column keeps its values
+assert torch.equal(shuffled.sort(dim=0).values, x.sort(dim=0).values)
+print("✓")
+
+# %% [markdown] lang="vi"
+r"""
+## Tự kiểm tra
+1. Vì sao xáo trộn mọi phần tử không phân biệt được trung bình với sự ghép cặp?
+2. Đổi dấu cả câu giữ nguyên cosine. Nó có giữ nguyên trung bình không?
+3. Có 4 câu. Biểu đồ tương quan của nhiễu thuần túy có dạng gì?
+4. Một bài báo dùng 5 câu và thấy nụ cười. Bạn sẽ hỏi điều gì đầu tiên?
+
+<details><summary>Trả lời ngắn</summary>
+
+1. Nó phá cả hai cùng lúc; khi biểu đồ thay đổi, không thể biết là do mất thứ nào.
+2. Không: mỗi chiều đổi dấu ở khoảng một nửa số câu nên trung bình gần 0.
+3. Phẳng: mật độ tỉ lệ với $(1-r^2)^0$.
+4. Phân phối null ở $n=5$ trông ra sao, và nụ cười tìm được có rõ hơn thế không.
+</details>
+
+## Tóm tắt
+- Xáo trộn trong từng chiều là mức nền phân biệt được: cosine giữ nguyên nụ cười, tương quan về phân phối null.
+- Đổi dấu cả câu chuyển nụ cười sang tương quan: hai phép đo chỉ khác nhau ở trung bình.
+- Luôn vẽ phân phối null của đúng $n$ ấy; với $n$ nhỏ, ngẫu nhiên cũng cười.
+
+## Tài liệu
+- R. A. Fisher, *Frequency Distribution of the Values of the Correlation Coefficient in Samples from an Indefinitely Large Population*, Biometrika 10(4), 1915.
+- B. Efron và R. J. Tibshirani, *An Introduction to the Bootstrap*, Chapman & Hall, 1993.
+- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404).
+"""
+
+# %% [markdown] lang="en"
+r"""
+## Check yourself
+1. Why can the shuffle of all entries not tell the mean from the pairing?
+2. Flipping whole sentences leaves the cosine alone. Does it leave the mean alone?
+3. There are 4 sentences. Which form has the histogram of correlations of pure noise?
+4. A paper uses 5 sentences and finds a smile. What do you ask first?
+
+<details><summary>Short answers</summary>
+
+1. It destroys both at once; when the histogram changes, there is no telling which of the two losses did it.
+2. No: each feature changes sign in about half of the sentences, so its mean is near 0.
+3. Flat: the density is proportional to $(1-r^2)^0$.
+4. What the null distribution looks like at $n=5$, and whether the smile is wider than that.
+</details>
+
+## Summary
+- The shuffle within features is the baseline that tells: the cosine keeps its smile, the correlation falls to the null.
+- Flipping whole sentences moves the smile into the correlation: the two measures differ in the mean alone.
+- Always draw the null of the very same $n$; with small $n$, chance smiles too.
+
+## References
+- R. A. Fisher, *Frequency Distribution of the Values of the Correlation Coefficient in Samples from an Indefinitely Large Population*, Biometrika 10(4), 1915.
+- B. Efron and R. J. Tibshirani, *An Introduction to the Bootstrap*, Chapman & Hall, 1993.
+- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404).
+"""

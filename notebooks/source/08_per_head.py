@@ -1,0 +1,533 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown] lang="vi"
+r"""
+# 08 · Từng đầu attention
+
+**Câu hỏi.** Các biểu đồ tần suất (histogram) cho đến nay gộp mọi đầu attention (head) của một tầng (layer). Mỗi đầu có hình nụ cười (smile) riêng không, và phép gộp đã che giấu điều gì?
+
+**Sau bài này, bạn có thể**
+- cắt Q, K, V thành từng đầu, kể cả khi nhiều đầu Q dùng chung một đầu K (grouped-query attention, GQA);
+- đếm xem bao nhiêu cặp của khối gộp thật sự nằm trong cùng một đầu;
+- phân biệt "các đầu khác nhau" với "mỗi nhóm chỉ có ít chiều" bằng những nhóm ngẫu nhiên;
+- ghi khoảng tin cậy (confidence interval) tính bằng jackknife (bỏ từng mẫu) cạnh mỗi con số.
+
+**Thời gian:** khoảng 55 phút. **Cần biết trước:** bài 01 đến 07.
+"""
+
+# %% [markdown] lang="en"
+r"""
+# 08 · Head by head
+
+**Question.** The histograms so far pooled all attention heads of a layer. Has each head a smile of its own, and what did pooling hide?
+
+**Afterwards you can**
+- cut Q, K and V into heads, also where several query heads share one key head (grouped-query attention, GQA);
+- count how many pairs of a pooled block really lie within one head;
+- tell "the heads differ" from "each group has few features" with groups drawn at random;
+- put a jackknife confidence interval beside each number.
+
+**Time:** about 55 minutes. **You need:** notebooks 01 to 07.
+"""
+
+# %% tags=["setup"]
+import sys
+from pathlib import Path
+
+places = [Path.cwd(), *Path.cwd().parents, *Path.cwd().glob("*/")]
+found = [str(place) for place in places if (place / "helpers" / "capture.py").is_file()]
+if not found:
+    raise ModuleNotFoundError("helpers/ not found / không tìm thấy helpers/: README.md (README.vi.md) → Colab")
+sys.path.insert(0, found[0])
+
+from helpers import set_language
+
+set_language("vi")
+
+# %%
+import math
+
+import torch
+from tqdm.auto import tqdm
+
+from helpers import (
+    BLOCKS,
+    block_histograms,
+    capture_qkv,
+    control_positions,
+    encode,
+    find_token,
+    jackknife,
+    label,
+    load_model,
+    load_sentences,
+    say,
+    smile_index,
+    token_id_of,
+)
+from helpers.checks import check
+from helpers.plots import plot_depth, plot_head_blocks, plot_head_maps, plot_heads
+
+# %% [markdown] lang="vi"
+r"""
+## 1. Cắt thành từng đầu
+
+Đầu thứ $h$ của Q là `d_head` chiều (feature) liền nhau. Có bao nhiêu đầu thì đọc được từ kích thước: số chiều chia cho `d_head`. Khi K và V hẹp hơn Q, mỗi đầu K phục vụ vài đầu Q *liền nhau* (bài 01 đã kiểm chứng điều này bằng cách tính lại attention).
+
+**Dự đoán.** Mô hình của bạn có mấy đầu Q, mấy đầu K?
+"""
+
+# %% [markdown] lang="en"
+r"""
+## 1. Cutting into heads
+
+Head $h$ of Q is a run of `d_head` features. How many heads there are follows from the shapes: features divided by `d_head`. Where K and V are narrower than Q, each key head serves several *neighbouring* query heads (notebook 01 checked it by recomputing the attention).
+
+**Predict.** How many query heads and how many key heads has your model?
+"""
+
+# %%
+model, tokenizer = load_model()
+batch = encode(tokenizer, load_sentences("her"))
+positions = find_token(batch, token_id_of(tokenizer, " her"))
+target_qkv = capture_qkv(model, batch, positions=positions)
+control_qkv = capture_qkv(model, batch, positions=control_positions(batch, positions))
+
+d_head, n_layer = target_qkv.d_head, len(target_qkv.layers)
+n_query, n_key = (target_qkv.heads(part).shape[-2] for part in "QK")
+group = n_query // n_key  # query heads per key head
+print(model.provenance)
+print(tuple(target_qkv.heads("Q").shape), tuple(target_qkv.heads("K").shape))
+for head in range(n_key):
+    print(f"K, V {head}  ←  Q {list(range(head * group, (head + 1) * group))}")
+
+# %% [markdown] lang="vi"
+r"""
+### Bài tập 8.1
+Viết `by_head(q, k, v, d_head)`: nhận q, k, v kích thước `[..., sentence, feature]` (K và V có thể hẹp hơn), trả về `[..., head, sentence, 3 * d_head]`: với mỗi đầu Q, các chiều của nó, rồi của đầu K và đầu V đi cùng nó.
+
+*Gợi ý:* `unflatten(-1, (-1, d_head))` cắt trục cuối, `transpose` đưa trục đầu (head) lên trước trục câu, và bảng ở trên cho biết phải lặp lại các đầu K theo thứ tự nào.
+"""
+
+# %% [markdown] lang="en"
+r"""
+### Exercise 8.1
+Write `by_head(q, k, v, d_head)`: take q, k, v of shape `[..., sentence, feature]` (K and V may be narrower), return `[..., head, sentence, 3 * d_head]`: for each query head its features, then those of the key head and the value head that go with it.
+
+*Hint:* `unflatten(-1, (-1, d_head))` cuts the last axis, `transpose` brings the head axis before the sentences, and the table above says in which order key heads must be repeated.
+"""
+
+
+# %% tags=["exercise"]
+def by_head(q, k, v, d_head):
+    return ...
+
+
+check("8.1", by_head)
+
+
+# %% tags=["solution"]
+# @title Lời giải 8.1 · Solution 8.1
+def by_head(q, k, v, d_head):
+    q, k, v = (
+        part.unflatten(-1, (-1, d_head)).transpose(-3, -2) for part in (q, k, v)
+    )  # [..., head, sentence, d_head]
+    times = q.shape[-3] // k.shape[-3]
+    k, v = (part.repeat_interleave(times, dim=-3) for part in (k, v))
+    return torch.cat([q, k, v], dim=-1)
+
+
+check("8.1", by_head)
+
+# %% [markdown] lang="vi"
+r"""
+Trục đầu nằm trước trục câu, nên `block_histograms` tính mọi đầu của mọi tầng trong một lệnh.
+
+Các đầu Q cùng nhóm dùng chung đầu K và V, nên KK, VV và KV của chúng giống hệt nhau *do cách dựng*. Đó không phải là nhiều bằng chứng; mỗi đầu K chỉ được tính một lần: `step` bên dưới bỏ các bản sao.
+"""
+
+# %% [markdown] lang="en"
+r"""
+The heads come before the sentences, so `block_histograms` does all heads of all layers in one call.
+
+Query heads of one group share their key and value head, so their KK, VV and KV are the same *by construction*. That is not several pieces of evidence; each key head counts once: `step` below leaves the copies out.
+"""
+
+# %%
+x_target, x_control = (by_head(qkv.q, qkv.k, qkv.v, d_head) for qkv in (target_qkv, control_qkv))
+sizes = (d_head, d_head, d_head)
+heads, heads_control = block_histograms(x_target, sizes), block_histograms(x_control, sizes)
+pooled = block_histograms(target_qkv.joined(), target_qkv.sizes)
+
+step = {block: 1 if "Q" in block else group for block in BLOCKS}
+smile = {block: smile_index(h)[:, :: step[block]] for block, h in heads["cosine"].items()}  # [layer, head]
+print(tuple(x_target.shape))
+print({block: tuple(values.shape) for block, values in smile.items()})
+
+# %% [markdown] lang="vi"
+r"""
+## 2. Khối gộp gồm những cặp nào?
+
+**Dự đoán.** Bao nhiêu phần trăm các cặp của khối QQ gộp nằm *trong cùng một đầu*?
+
+### Bài tập 8.2
+Viết `share_within(n_head, d_head)`: tỉ lệ cặp của khối QQ gộp mà cả hai chiều thuộc cùng một đầu (mỗi cặp đếm một lần, không tính một chiều với chính nó).
+
+*Gợi ý:* một đầu có bao nhiêu cặp? Cả khối có bao nhiêu cặp?
+"""
+
+# %% [markdown] lang="en"
+r"""
+## 2. Which pairs make up a pooled block?
+
+**Predict.** What share of the pairs in the pooled block QQ lies *within one head*?
+
+### Exercise 8.2
+Write `share_within(n_head, d_head)`: the share of the pairs of the pooled block QQ whose two features belong to the same head (each pair once, no feature with itself).
+
+*Hint:* how many pairs has one head? How many the whole block?
+"""
+
+
+# %% tags=["exercise"]
+def share_within(n_head, d_head):
+    return ...
+
+
+check("8.2", share_within)
+
+
+# %% tags=["solution"]
+# @title Lời giải 8.2 · Solution 8.2
+def share_within(n_head, d_head):
+    return n_head * math.comb(d_head, 2) / math.comb(n_head * d_head, 2)
+
+
+check("8.2", share_within)
+print(f"QQ {share_within(n_query, d_head):.0%}   KK {share_within(n_key, d_head):.0%}   ({math.comb(d_head, 2)})")
+
+# %% [markdown] lang="vi"
+r"""
+Trong ngoặc là số cặp của một đầu. Vậy biểu đồ gộp *không* phải là trung bình của biểu đồ các đầu: phần lớn các cặp của nó nối hai đầu khác nhau, mà tích vô hướng của attention không bao giờ ghép hai đầu khác nhau với nhau.
+
+Các cặp *giữa* các đầu có cười khác các cặp *trong* đầu không? Lấy số đếm của khối gộp trừ đi số đếm của mọi đầu là ra số đếm của các cặp giữa các đầu. **Ngưỡng đặt trước:** coi là khác nhau ở một tầng nếu hai chỉ số $S$ cách nhau hơn 0,05. Tầng 0 để riêng (bài 04).
+"""
+
+# %% [markdown] lang="en"
+r"""
+In brackets: the pairs of one head. So the pooled histogram is *not* the mean of the heads' histograms: most of its pairs join two different heads, which the dot product of attention never does.
+
+Do the pairs *across* heads smile unlike those *within*? The counts of the pooled block minus those of all heads are the counts across. **Threshold, beforehand:** they differ at a layer if their indices $S$ are more than 0.05 apart. Layer 0 stands aside (notebook 04).
+"""
+
+
+# %%
+def index_of(counts, edges):
+    middle = (edges[1:] + edges[:-1]).abs() / 2  # [bins]
+    return (counts[..., middle > 0.8].sum(-1) - counts[..., middle < 0.2].sum(-1)) / counts.sum(-1)
+
+
+for block in ("QQ", "KK", "VV"):
+    within = heads["cosine"][block].counts[:, :: step[block]].sum(dim=1)  # [layer, bins]
+    across = pooled["cosine"][block].counts - within
+    edges = pooled["cosine"].edges
+    gap = (index_of(within, edges) - index_of(across, edges))[1:]  # [layer - 1]
+    differ = int((gap.abs() > 0.05).sum())
+    print(f"{block}  {say('khác nhau ở', 'differ at')} {differ} / {n_layer - 1} {label('layers')}", end="   ")
+    print(f"{say('lệch nhiều nhất', 'largest gap')} {gap[gap.abs().argmax()]:+.2f}")
+
+# %% [markdown] lang="vi"
+r"""
+Nếu gần như tầng nào cũng không khác, thì xét theo *cosine*, ranh giới giữa các đầu hầu như không thấy được: độ dời trung bình (mean offset) của hai chiều làm nên cosine của chúng, dù chúng cùng đầu hay khác đầu. Điều đó *không* có nghĩa là mọi đầu giống nhau: các đầu có thể khác nhau mà trung bình vẫn thế.
+
+## 3. Bản đồ nhiệt: $S$ theo đầu và theo tầng
+
+**Dự đoán.** Trong một tầng, các đầu có cùng màu không? Đầu số 3 của tầng này có liên quan gì đến đầu số 3 của tầng sau không?
+"""
+
+# %% [markdown] lang="en"
+r"""
+If they differ at almost no layer, then for the *cosine* the borders between heads are all but invisible: the mean offsets of two features make their cosine, be they of one head or of two. That does *not* mean that all heads are alike: heads may differ and their mean stay the same.
+
+## 3. Heat map: $S$ by head and layer
+
+**Predict.** Have the heads of one layer the same colour? Has head 3 of one layer anything to do with head 3 of the next?
+"""
+
+# %%
+figure = plot_head_maps(
+    {block: smile[block] for block in ("QQ", "QK", "KK", "VV")}, "smile_index", title=model.provenance
+)
+
+# %% [markdown] lang="vi"
+r"""
+Mỗi cột điểm ảnh là một tầng. Ở hai hình con (panel) bên phải, mỗi đầu K và V chỉ xuất hiện một lần. Số thứ tự của đầu không có ý nghĩa từ tầng này sang tầng khác: đừng đọc theo hàng ngang như đọc một đường cong.
+
+Hình này *không* cho biết sự khác nhau giữa các đầu lớn hơn ngẫu nhiên hay không. Một đầu chỉ có vài chục chiều: chọn bừa chừng ấy chiều thì $S$ cũng dao động.
+
+## 4. Các đầu khác nhau thật, hay chỉ vì có ít chiều?
+
+Cần một mức nền (baseline) dành riêng cho câu hỏi này: xáo trộn (shuffle) thứ tự các chiều *trong* Q, trong K, trong V, rồi cắt thành các nhóm cùng kích thước. Mọi con số vẫn là của mô hình; chỉ ranh giới giữa các đầu là bịa ra. Ta cắt như thế 19 lần: nếu ranh giới không có ý nghĩa gì thì các đầu thật chỉ vượt *tất cả* 19 lần với xác suất 1/20.
+
+**Ngưỡng đặt trước.** Các đầu "khác nhau thật" ở một tầng nếu độ lệch chuẩn (standard deviation) của $S$ giữa các đầu thật lớn hơn ở *cả* 19 lần cắt. Trên toàn mô hình: đúng nếu điều đó xảy ra ở hơn một nửa số tầng (không kể tầng 0). Xét riêng khối QQ, với cosine và với hệ số tương quan (correlation coefficient).
+
+**Dự đoán:** phép đo nào nhìn thấy ranh giới giữa các đầu rõ hơn?
+"""
+
+# %% [markdown] lang="en"
+r"""
+Each column of pixels is a layer. In the two panels on the right each key and value head appears once. The number of a head means nothing from one layer to the next: do not read a row as a curve.
+
+The figure does *not* say whether the heads differ by more than chance. A head has a few dozen features: $S$ of as many features picked blindly varies too.
+
+## 4. Do heads really differ, or do they just have few features?
+
+That question needs its own baseline: shuffle the order of the features *within* Q, within K and within V, then cut into groups of the same size. All numbers are still the model's; only the borders between heads are made up. We cut 19 times: if borders meant nothing, the real heads would beat *all* 19 with probability 1/20.
+
+**Threshold, beforehand.** At a layer the heads "really differ" if the standard deviation of $S$ over the heads is larger than in all 19 cuts. For the whole model: true if that is so at more than half of the layers (layer 0 aside). For the block QQ, with the cosine and with the correlation.
+
+**Predict:** which measure sees the borders between heads more clearly?
+"""
+
+# %%
+n_cut, generator = 19, torch.Generator().manual_seed(0)
+large = n_cut * n_layer * n_query > 10_000  # then it takes minutes, and a progress bar helps
+
+
+def random_groups(qkv):
+    """Features shuffled within Q, K and V, then cut as if they were heads."""
+    parts = [part[..., torch.randperm(part.shape[-1], generator=generator)] for part in (qkv.q, qkv.k, qkv.v)]
+    return by_head(*parts, d_head)
+
+
+cuts = {measure: {block: [] for block in BLOCKS} for measure in heads}
+for _ in tqdm(range(n_cut), disable=not large):
+    for measure, histograms in block_histograms(random_groups(target_qkv), sizes).items():
+        for block, h in histograms.items():
+            cuts[measure][block].append(smile_index(h)[:, :: step[block]])
+cuts = {measure: {b: torch.stack(s) for b, s in blocks.items()} for measure, blocks in cuts.items()}
+print(tuple(cuts["cosine"]["QQ"].shape))
+
+# %%
+curves = {}
+for measure in heads:
+    real = smile_index(heads[measure]["QQ"]).std(dim=-1)  # [layer]
+    made_up = cuts[measure]["QQ"].std(dim=-1)  # [cut, layer]
+    curves[measure] = {
+        "real_heads": real,
+        "random_groups_mean": made_up.mean(dim=0),
+        "random_groups": made_up.amax(dim=0),
+    }
+    beaten = int((real > made_up.amax(dim=0))[1:].sum())
+    verdict = say("đúng", "holds") if 2 * beaten > n_layer - 1 else say("sai", "fails")
+    ratio = (real / made_up.mean(dim=0))[1:].median()
+    print(f"{label(measure):26s} {verdict:6s} {beaten} / {n_layer - 1} {label('layers')}   x{ratio:.1f}")
+figure = plot_depth(curves, "spread_over_heads", title=f"{model.provenance} · QQ")
+
+# %% [markdown] lang="vi"
+r"""
+Kích thước `[lần cắt, tầng, đầu]`; rồi với mỗi phép đo: phán quyết, con số quyết định (hơn nửa một chút và gần hết đều được ghi "đúng", nên hãy đọc cả con số), tức là số tầng mà các đầu thật vượt cả 19 lần cắt, và trung vị (median) của tỉ số giữa độ lệch chuẩn của các đầu thật với trung bình của các nhóm ngẫu nhiên.
+
+Đường màu là các đầu thật, đường đen là trung bình của các nhóm ngẫu nhiên, đường nét đứt là lần cắt có độ lệch chuẩn lớn nhất. Khoảng cách từ 0 đến đường đen là phần dao động mà *bất kỳ* cách chia nhóm nào cũng có. Hình này *không* cho biết đầu nào làm việc gì.
+
+## 5. Phép gộp đã che điều gì: một tầng, từng đầu
+
+Ta lấy tầng ở một phần mười chiều sâu, như ở bài 04. Mỗi điểm là một đầu, với khoảng tin cậy jackknife 95% (bỏ lần lượt từng câu); đường nét đứt là giá trị gộp; dải xám là 90% ở giữa của các nhóm ngẫu nhiên. Hai thứ ấy đo hai loại bất định khác nhau: khoảng jackknife cho biết $S$ của đầu ấy thay đổi bao nhiêu nếu chọn *câu* khác, dải xám cho biết nó thay đổi bao nhiêu nếu chọn *chiều* khác.
+
+**Dự đoán.** Bao nhiêu khoảng không chứa giá trị gộp? Bao nhiêu điểm nằm ngoài dải xám?
+"""
+
+# %% [markdown] lang="en"
+r"""
+The shape is `[cut, layer, head]`; then for each measure: the verdict and the figure that decides (barely more than half and nearly all are both "holds", so read the figure too), that is, the layers at which the real heads beat all 19 cuts, and the median ratio of the real heads' standard deviation to the mean of the random groups.
+
+The coloured line is the real heads, the black one the mean of the random groups, the dashed one the cut with the largest standard deviation. From 0 up to the black line is variation that *any* grouping would have. The figure does *not* say which head does what.
+
+## 5. What pooling hid: one layer, head by head
+
+We take the layer at a tenth of the depth, as in notebook 04. Each dot is a head, with the 95% jackknife interval over the sentences; the dashed line is the pooled value; the grey band is the middle 90% of the random groups. The two measure different uncertainties: the interval says how far $S$ of that head would move with other *sentences*, the band how far with other *features*.
+
+**Predict.** How many intervals miss the pooled value? How many dots lie outside the grey band?
+"""
+
+# %%
+layer = max(1, n_layer // 10)
+
+
+def all_smiles(x):  # [head, sentence, 3 * d_head] -> [block, head]
+    histograms = block_histograms(x, sizes, measures="cosine")["cosine"]
+    return torch.stack([smile_index(histograms[block]) for block in BLOCKS])
+
+
+every = jackknife(x_target[layer], all_smiles)
+intervals = {
+    block: type(every)(*(part[i, :: step[block]] for part in every))
+    for i, block in enumerate(BLOCKS)
+    if block in ("QQ", "KK", "QK")
+}
+pooled_smile = {block: float(smile_index(pooled["cosine"][block])[layer]) for block in intervals}
+for block, interval in intervals.items():
+    values = interval.estimate
+    print(
+        f"{block}  {label('pooled')} {pooled_smile[block]:+.2f}   {label('head_mean')} {values.mean():+.2f}   "
+        f"min {values.min():+.2f}  max {values.max():+.2f}   ± {interval.standard_error.mean():.2f}"
+    )
+
+# %%
+bands = {block: cuts["cosine"][block][:, layer].flatten() for block in intervals}
+figure = plot_heads(intervals, pooled_smile, bands, title=f"{model.provenance} · {label('layer')} {layer}")
+
+# %% [markdown] lang="vi"
+r"""
+Số sau ± là sai số chuẩn (standard error) jackknife, trung bình theo các đầu. Giá trị gộp gần bằng trung bình của các đầu, nên *một mình nó* không cho thấy các đầu tản rộng đến đâu.
+
+Hình này *không* phải là một loạt phép kiểm định: các khoảng không hiệu chỉnh cho việc xem nhiều đầu cùng lúc, các đầu dùng chung những câu ấy, và giá trị gộp cũng chứa chính đầu đang xét. Một điểm nằm trong dải xám, dù khoảng jackknife của nó không chạm đường gộp, chỉ cho biết rằng những chiều *ấy* khác trung bình; một nhóm chọn bừa cũng thường khác như thế.
+
+### Bài tập 8.3
+Gán vào `heads_outside` danh sách số thứ tự của các đầu Q mà khoảng jackknife của $S$ ở khối QQ *không chứa* giá trị gộp, tại tầng này.
+
+*Gợi ý:* `intervals["QQ"].low` và `.high`, mỗi thứ một số cho mỗi đầu.
+"""
+
+# %% [markdown] lang="en"
+r"""
+The number after ± is the jackknife standard error, its mean over the heads. The pooled value is close to the mean of the heads, so *by itself* it does not show how widely they scatter.
+
+The figure is *no* series of tests: the intervals are not corrected for looking at many heads, the heads share the same sentences, and the pooled value contains the very head it is compared with. A dot within the grey band whose interval misses the pooled line only says that *those* features differ from the mean; a group picked blindly often does so too.
+
+### Exercise 8.3
+Put into `heads_outside` the list of the numbers of the query heads whose jackknife interval of $S$ in the block QQ does *not contain* the pooled value, at this layer.
+
+*Hint:* `intervals["QQ"].low` and `.high` have one number for each head.
+"""
+
+# %% tags=["exercise"]
+heads_outside = ...
+
+check("8.3", heads_outside, intervals["QQ"], pooled_smile["QQ"])
+
+# %% tags=["solution"]
+# @title Lời giải 8.3 · Solution 8.3
+qq = intervals["QQ"]
+outside = (qq.low > pooled_smile["QQ"]) | (qq.high < pooled_smile["QQ"])  # [head]
+heads_outside = outside.nonzero().flatten().tolist()
+
+check("8.3", heads_outside, intervals["QQ"], pooled_smile["QQ"])
+low, high = bands["QQ"].quantile(0.05), bands["QQ"].quantile(0.95)
+beyond = ((qq.estimate < low) | (qq.estimate > high)).nonzero().flatten().tolist()
+print(heads_outside, say("ngoài dải xám:", "outside the grey band:"), beyond)
+
+# %% [markdown] lang="vi"
+r"""
+## 6. Đầu cười rõ nhất và đầu cười kém nhất
+
+Chọn theo quy tắc, không chọn theo mắt: đầu có $S$ lớn nhất và đầu có $S$ nhỏ nhất ở khối QQ, tại tầng ấy. Đường đen là token đối chứng (control token) ở cùng đầu.
+
+**Dự đoán.** Đầu cười kém nhất của token đích (target token) trông giống hình chuông, hình phẳng, hay vẫn là một nụ cười?
+"""
+
+# %% [markdown] lang="en"
+r"""
+## 6. The most and the least smiling head
+
+Chosen by a rule, not by eye: the heads with the largest and the smallest $S$ in the block QQ at that layer. The black line is the control token in the same head.
+
+**Predict.** Does the least smiling head of the target look like a bell, flat, or still like a smile?
+"""
+
+# %%
+chosen = [int(smile["QQ"][layer].argmax()), int(smile["QQ"][layer].argmin())]
+target_layer, control_layer = (block_histograms(x[layer], sizes)["cosine"] for x in (x_target, x_control))
+smile_control = smile_index(heads_control["cosine"]["QQ"])[layer]
+for head in chosen:
+    print(f"{label('head')} {head}  QQ  {smile['QQ'][layer, head]:+.2f}  {label('control')} {smile_control[head]:+.2f}")
+figure = plot_head_blocks(
+    target_layer, chosen, control=control_layer, title=f"{model.provenance} · {label('layer')} {layer}"
+)
+
+# %% [markdown] lang="vi"
+r"""
+Hai cực trị chọn từ nhiều đầu thì *luôn* trông khác nhau, kể cả với các nhóm ngẫu nhiên: đừng kết luận từ hai hàng này mà không nhìn dải xám ở mục 5. Mỗi biểu đồ có ít cặp nên lởm chởm. Và $S$ không nói gì về việc đầu ấy có ích hay không: muốn biết phải can thiệp (intervention), ở bài 09.
+
+(Muốn thấy kết quả trên GPT-2, nơi mỗi đầu Q có đầu K và V riêng, hãy chạy bài này khi có kết nối tới Hub.)
+"""
+
+# %% [markdown] lang="en"
+r"""
+Two extremes out of many heads *always* look different, of random groups too: conclude nothing from these rows without the grey band of section 5. Each histogram has few pairs, hence its jagged outline. And $S$ says nothing about whether a head is of use: that takes an intervention (notebook 09).
+
+(What GPT-2 gives, where each query head has a key and a value head of its own, is to be seen when you run this notebook with the Hub.)
+"""
+
+# %%
+for block in ("KK", "VV", "KV"):  # sanity check: heads that share a key head are copies, and no pair is lost
+    counts = heads["cosine"][block].counts.unflatten(1, (n_key, group))  # [layer, key head, copy, bins]
+    assert (counts == counts[:, :, :1]).all(), block
+for part in "QKV":
+    assert torch.equal(target_qkv.heads(part).flatten(-2), getattr(target_qkv, part.lower())), part
+assert torch.equal(
+    index_of(heads["cosine"]["QQ"].counts, edges).double().round(decimals=4), smile["QQ"].round(decimals=4)
+)
+print("✓")
+
+# %% [markdown] lang="vi"
+r"""
+## Tự kiểm tra
+1. Trong GQA, ba đầu Q dùng chung một đầu K. Vì sao không được đếm KK của chúng ba lần?
+2. Vì sao biểu đồ gộp không phải là trung bình của các biểu đồ từng đầu?
+3. Khoảng jackknife của một đầu không chứa giá trị gộp, nhưng điểm của nó nằm trong dải xám. Bạn kết luận gì?
+4. Vì sao cần đúng 19 lần cắt ngẫu nhiên để nói "1/20"?
+
+<details><summary>Trả lời ngắn</summary>
+
+1. Đó là cùng một đầu K, cùng những con số; đếm ba lần là làm cho bằng chứng trông dày gấp ba.
+2. Phần lớn các cặp của khối gộp nối hai đầu khác nhau và không nằm trong biểu đồ của đầu nào.
+3. Chọn câu khác thì đầu ấy vẫn khác giá trị gộp; nhưng một nhóm chiều chọn bừa cũng thường khác như vậy, nên chưa phải bằng chứng về *ranh giới giữa các đầu*.
+4. Nếu ranh giới không có ý nghĩa, 20 cách chia (một thật, 19 bịa) có vai trò như nhau, nên cách thật lớn nhất với xác suất 1/20.
+</details>
+
+## Tóm tắt
+- Cắt thành từng đầu là đổi kích thước, không tính thêm gì; với GQA, phải biết đầu nào đi với đầu nào, và không đếm bản sao.
+- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), các cặp trong một đầu và các cặp giữa hai đầu cười gần như nhau; giá trị gộp gần bằng trung bình của các đầu nhưng che độ phân tán của chúng.
+- Một phần đáng kể của độ phân tán ấy là do mỗi đầu có ít chiều: hãy so với nhóm ngẫu nhiên trước khi nói "đầu này đặc biệt". Phán quyết ở mục 4 cho biết phần còn lại có thật hay không, với từng phép đo.
+
+## Tài liệu
+- J. Ainslie và cộng sự, *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 (arXiv:2305.13245).
+- P. Michel, O. Levy và G. Neubig, *Are Sixteen Heads Really Better than One?*, NeurIPS 2019 (arXiv:1905.10650).
+- E. Voita và cộng sự, *Analyzing Multi-Head Self-Attention: Specialized Heads Do the Heavy Lifting, the Rest Can Be Pruned*, ACL 2019 (arXiv:1905.09418).
+- B. Efron và C. Stein, *The Jackknife Estimate of Variance*, Annals of Statistics 9(3), 1981.
+"""
+
+# %% [markdown] lang="en"
+r"""
+## Check yourself
+1. In GQA three query heads share a key head. Why must their KK not be counted three times?
+2. Why is the pooled histogram not the mean of the heads' histograms?
+3. A head's jackknife interval misses the pooled value, but its dot lies in the grey band. What do you conclude?
+4. Why does "1/20" need exactly 19 random cuts?
+
+<details><summary>Short answers</summary>
+
+1. It is one key head, the same numbers; counting it three times makes the evidence look three times as thick.
+2. Most pairs of the pooled block join two different heads and are in no head's histogram.
+3. With other sentences that head would still differ from the pooled value; but a group of features picked blindly often does too, so it is no evidence about the *borders between heads*.
+4. If borders mean nothing, the 20 groupings (one real, 19 made up) are on a par, so the real one is the largest with probability 1/20.
+</details>
+
+## Summary
+- Cutting into heads is a change of shape and computes nothing new; with GQA one must know which heads belong together, and count no copies.
+- On SmolLM2-135M (the model of the stored outputs) pairs within a head and pairs across heads smile nearly alike; the pooled value is close to the mean of the heads but hides their scatter.
+- A considerable part of that scatter comes from the few features of each head: compare with random groups before calling a head special. The verdict of section 4 says whether the rest is real, for each measure.
+
+## References
+- J. Ainslie et al., *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 (arXiv:2305.13245).
+- P. Michel, O. Levy and G. Neubig, *Are Sixteen Heads Really Better than One?*, NeurIPS 2019 (arXiv:1905.10650).
+- E. Voita et al., *Analyzing Multi-Head Self-Attention: Specialized Heads Do the Heavy Lifting, the Rest Can Be Pruned*, ACL 2019 (arXiv:1905.09418).
+- B. Efron and C. Stein, *The Jackknife Estimate of Variance*, Annals of Statistics 9(3), 1981.
+"""
