@@ -889,7 +889,7 @@ def test_interrupted_download_ends_its_process(pip, spec, staging, monkeypatch):
             r"pip could not fetch tiny-model==1\.0: .*No module named pip\. .*and that `python -m pip` works",
         ),
         (
-            "print('WARNING: Retrying'); print('first\\n\\nERROR: No matching distribution'); sys.exit(1)",
+            "print('first\\nERROR: No matching distribution\\nWARNING: a newer pip exists'); sys.exit(1)",
             r"pip could not fetch tiny-model==1\.0: .*ERROR: No matching distribution\. Check the connection to PyPI",
         ),
         ("sys.exit(1)", r"pip could not fetch tiny-model==1\.0: no message\. Check the connection"),
