@@ -33,15 +33,15 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(READY)
-	@echo "== the model"
-	@$(BIN)/python -c "from helpers import load_model; print(load_model()[0].provenance)"
+	@echo "== the models"
+	@$(BIN)/python -c "from helpers import load_model; print(*(load_model(n)[0].provenance for n in (None, 'minilm')), sep='\n')"
 	@echo "== executing the notebooks"
 	@$(BIN)/python notebooks/build.py --run executed
 
 test: export QKV_MODEL = smollm2
 test: $(READY)
-	@echo "== the model"
-	@$(BIN)/python -c "from helpers import load_model; print(load_model()[0].provenance)"
+	@echo "== the models"
+	@$(BIN)/python -c "from helpers import load_model; print(*(load_model(n)[0].provenance for n in (None, 'minilm')), sep='\n')"
 	@echo "== the tests"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests helpers notebooks/vi notebooks/en
 
