@@ -162,12 +162,10 @@ def _batches(usable, lengths):
 
 
 def target_token(tokenizer, word):
-    """Id of the one token that `word` is in the middle of a sentence, with its space where that is part of it."""
-    in_context = tokenizer(f"the {word}", add_special_tokens=False)["input_ids"][-1]
-    for text in (f" {word}", word):
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if ids == [in_context]:
-            return in_context
+    """Id of the one token that `word` is after another word, with its space where that is part of the token."""
+    before, with_word = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("the", f"the {word}"))
+    if with_word[:-1] == before:
+        return with_word[-1]
     return token_id_of(tokenizer, f" {word}")  # says which pieces it is
 
 

@@ -31,6 +31,7 @@ from helpers.sentences import load_sentences, sentence_sets
 from helpers.survey_table import SurveyError, survey_error, write_table
 
 SHARD_SIZE = 1024
+CONNECT_SECONDS = 10
 
 
 def survey(
@@ -149,7 +150,7 @@ def _connect(workers, scheduler):
     from distributed import Client, LocalCluster
 
     if scheduler is None:
-        own = {"n_workers": workers or 1, "threads_per_worker": 1, "dashboard_address": None}
+        own = {"n_workers": workers or 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
         with (
             LocalCluster(**own, processes=bool(workers), silence_logs="ERROR") as cluster,
             Client(cluster, set_as_default=False) as client,
@@ -157,7 +158,7 @@ def _connect(workers, scheduler):
             yield client
         return
     try:
-        client = Client(scheduler, timeout=10, set_as_default=False)
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise survey_error(
             "không kết nối được bộ điều phối Dask {} ({}): hãy kiểm tra địa chỉ, ví dụ tcp://10.0.0.1:8786",
