@@ -1,6 +1,7 @@
 """The survey: partial sums against the oracle, the same table through every path, and what is killed on the way."""
 
 import csv
+import json
 import os
 import random
 import signal
@@ -18,13 +19,15 @@ import torch
 import transformers
 from filelock import FileLock
 from pyarrow import parquet
+from safetensors import safe_open
+from safetensors.torch import save
 from test_similarity import assert_histogram_matches
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
 from helpers import capture_qkv, control_positions, encode, find_token, get_language, load_model, set_language
 from helpers.moments import Moments, merge, moment_histograms, moments
-from helpers.partials import Store, add, target_token
+from helpers.partials import Failure, Store, Task, add, run_task, target_token
 from helpers.survey import main, survey
 from helpers.survey_table import CONDITIONS
 
@@ -421,7 +424,9 @@ def test_what_the_result_depends_on_is_not_taken_from_before(tiny, tmp_path, cap
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 
-def test_a_failed_model_does_not_lose_the_others(tiny, grouped, tmp_path, capsys):
+def test_a_failed_model_does_not_lose_the_others(tiny, grouped, tmp_path, capsys, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("helpers.partials.load_model", lambda name, **to: loaded.append(name) or load_model(name, **to))
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text("{}")
@@ -429,6 +434,7 @@ def test_a_failed_model_does_not_lose_the_others(tiny, grouped, tmp_path, capsys
     out, good = tmp_path / "t.parquet", tmp_path / "good.parquet"
     common = ["--sentences", file, "--shard-size", "10", "--targets", "her", "water", "nowhere"]
     assert main(["--models", tiny, str(broken), grouped, *common, "--out", str(out)]) == 1
+    assert loaded.count(str(broken)) <= 2  # not once for each of its tasks
     assert main(["--models", tiny, grouped, *common[:-1], "--out", str(good)]) == 0
     assert out.read_bytes() == good.read_bytes()
     with Path(f"{out}.errors.csv").open(encoding="utf-8", newline="") as errors:
@@ -503,14 +509,36 @@ def test_missing_packages_are_named_with_the_command(tmp_path, monkeypatch, caps
     assert "pip install dask distributed pyarrow" in capsys.readouterr().err
 
 
-def test_the_number_of_threads_is_left_as_it_was(tiny, tmp_path):
+def test_a_task_runs_in_one_thread_and_leaves_the_number_as_it_was(monkeypatch):
+    seen = []
+
+    def fail(name, device):
+        seen.append(torch.get_num_threads())
+        raise OSError("no model today")
+
+    monkeypatch.setattr("helpers.partials.load_model", fail)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        survey([tiny], ["her"], tmp_path / "t.parquet", sentences=some_sentences(10))
-        assert torch.get_num_threads() == 2
+        failure = run_task(Task("nothing", "her", ("the cat sees her",), None, "cpu", "key"))
+        assert seen == [1] and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+    assert failure == Failure("OSError: no model today", whole_model=True)
+
+
+def test_parts_of_different_models_are_never_added(tiny, tmp_path):
+    out, work = tmp_path / "t.parquet", {"sentences": some_sentences(40), "shard_size": 20}
+    survey([tiny], ["her"], out, **work)
+    store, part = Store(f"{out}.parts"), parts_of(out)[0]
+    with safe_open(part, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        info = json.loads(file.metadata()["survey"])
+    part.unlink()
+    store.put(part.stem.split("-")[0], save(tensors, {"survey": json.dumps(info | {"provenance": "another"})}))
+    failed = survey([tiny], ["her"], out, **work)
+    assert "several models or versions came under one name" in failed[tiny, "her"]
+    assert len(table(out)) == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
