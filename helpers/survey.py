@@ -19,6 +19,7 @@ import argparse
 import os
 import sys
 from collections import deque
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from helpers.survey_table import SurveyError, survey_error, write_table
 
 SHARD_SIZE = 1024
 CONNECT_SECONDS = 10
+NEWS_SECONDS = 30  # without a result until somebody looks whether there are workers at all
 
 
 def survey(
@@ -100,10 +102,10 @@ def _locked_survey(out, groups, store, workers, scheduler):
     n_before, failed = len(tasks) - len(missing), {}
     if missing:
         with (
-            _connect(workers, scheduler) as client,
+            _connect(workers, scheduler) as (client, no_worker),
             tqdm(total=len(tasks), initial=n_before, unit="task", desc=say("khảo sát", "survey")) as bar,
         ):
-            _compute(client, missing, groups, store, failed, bar)
+            _compute(client, no_worker, missing, groups, store, failed, bar)
     write_table(out, groups, failed, store)
     text = say("{} tác vụ: {} đã có sẵn, {} vừa tính; bảng: {}", "{} tasks: {} from before, {} computed; table: {}")
     n_computed = len(set(tasks) & set(store.files)) - n_before
@@ -146,7 +148,7 @@ def _files_of(model):
 
 @contextmanager
 def _connect(workers, scheduler):
-    """A Dask client: of an existing cluster, of new processes on this machine, or of this process itself."""
+    """A Dask client (of an existing cluster, of new processes here, or of this process) and what to do without workers."""
     from distributed import Client, LocalCluster
 
     if scheduler is None:
@@ -155,7 +157,13 @@ def _connect(workers, scheduler):
             LocalCluster(**own, processes=bool(workers), silence_logs="ERROR") as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
-            yield client
+
+            def start_again():
+                """All processes died before Dask could see why."""
+                cluster.scale(0)
+                cluster.scale(own["n_workers"])
+
+            yield client, start_again
         return
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
@@ -181,48 +189,71 @@ def _connect(workers, scheduler):
                 "workers {} have another version of this module, torch or transformers: install the same",
                 ", ".join(other),
             )
+
+        def say_so():
+            print(say("không có worker nào; đang đợi", "there are no workers; waiting"), file=sys.stderr)
+
         if not versions:
-            print(say("chưa có worker nào; đang đợi", "no workers yet; waiting"), file=sys.stderr)
-        yield client
+            say_so()
+        yield client, say_so
 
 
-def _compute(client, missing, groups, store, failed, bar):
-    """Run tasks, store each result as it comes; two a worker are under way, so that results do not pile up."""
-    from distributed import as_completed
+def _compute(client, no_worker, missing, groups, store, failed, bar):
+    """Run tasks and store each result as it comes.
 
-    waiting, running, done = deque(missing), {}, as_completed(loop=client.loop)
+    Two tasks a worker are under way, so that results do not pile up.  A task whose workers died again
+    and again (Dask's allowed-failures) may have been their victim or the cause: its model waits for the
+    end and then runs one task at a time, so that a model too large for the memory takes no other along.
+    """
+    from distributed import KilledWorker, wait
 
-    def top_up():
-        at_once = 2 * max(1, sum(client.nthreads().values()))
+    waiting, suspects, running, doubtful, alone = deque(missing), deque(), {}, set(), False  # running: {future: task}
+    while waiting or suspects or running:
+        if not waiting and not running:
+            waiting, suspects, alone = suspects, deque(), True
+        at_once = 1 if alone else 2 * max(1, sum(client.nthreads().values()))
         while waiting and len(running) < at_once:
             task = waiting.popleft()
-            if (task.model, task.target) in failed:
-                continue
-            future = client.submit(run_task, task, key=f"survey-{task.key}")
-            running[future.key] = task
-            done.add(future)
-
-    top_up()
-    for future in done:
-        task = running.pop(future.key)
-        group = task.model, task.target
-        if future.status in ("cancelled", "lost"):
+            if not alone and task.model in doubtful:
+                suspects.append(task)
+            elif (task.model, task.target) not in failed:
+                running[client.submit(run_task, task, key=f"survey-{task.key}")] = task
+        if not running:
+            continue
+        try:
+            with client.as_current():
+                finished = wait(list(running), timeout=NEWS_SECONDS, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            if not client.nthreads():
+                no_worker()
+            continue
+        except CancelledError as error:
             raise survey_error(
                 "mất kết nối với bộ điều phối Dask; chạy lại lệnh này để tiếp tục",
                 "the Dask scheduler was lost; the same command goes on from here",
-            )
-        try:
-            result = future.result()
-        except Exception as error:  # noqa: BLE001  a worker died too often, say: the other models go on
-            result = Failure(f"{type(error).__name__}: {error}", False)
-        future.release()
-        if isinstance(result, Failure):
-            hit = [g for g in groups if g[0] == task.model] if result.whole_model else [group]
-            failed.update({g: result.message for g in hit if g not in failed})
-        else:
-            store.put(task.key, result)
-            bar.update()
-        top_up()
+            ) from error
+        for future in finished:
+            task = running.pop(future)
+            try:
+                result = future.result()
+            except KilledWorker:
+                vi = "mọi worker chạy nó đều chết, thường do thiếu bộ nhớ: bớt --workers hoặc chia --layers thành nhóm"
+                en = "every worker that ran it died, mostly for want of memory: fewer --workers, or --layers in groups"
+                result = Failure(say(vi, en), True)
+                if not alone:
+                    doubtful.add(task.model)
+                    suspects.append(task)
+                    continue
+            except Exception as error:  # noqa: BLE001  the others go on
+                result = Failure(f"{type(error).__name__}: {error}", False)
+            finally:
+                future.release()
+            if isinstance(result, Failure):
+                hit = [g for g in groups if g[0] == task.model] if result.whole_model else [(task.model, task.target)]
+                failed.update({group: result.message for group in hit if group not in failed})
+            else:
+                store.put(task.key, result)
+                bar.update()
 
 
 # ---- the command line ----------------------------------------------------------------------------
@@ -258,7 +289,8 @@ def read_sentences(path):
 
 
 def main(argv=None):
-    """Exit code: 0 all done, 1 something failed (see OUT.errors.csv), 2 nothing could start, 130 interrupted."""
+    """Exit code: 0 all done, 1 something failed (see OUT.errors.csv), 2 stopped
+    with a message, 130 interrupted.  Whatever the code, finished tasks are kept."""
     options = vars(_parse(argv))
     set_language(options.pop("language"))
     path = options["sentences"]

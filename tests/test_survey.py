@@ -9,14 +9,17 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from functools import reduce
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import oracle
 import pytest
 import torch
 import transformers
+from distributed import KilledWorker
 from filelock import FileLock
 from pyarrow import parquet
 from safetensors import safe_open
@@ -352,6 +355,59 @@ def test_a_killed_worker_loses_nothing_and_changes_no_number(tiny, undisturbed, 
     assert busy not in cluster.client.run(os.getpid), "the worker was not killed"
     assert result["failed"] == {} and len(parts_of(out)) == 8
     assert out.read_bytes() == undisturbed.read_bytes()
+
+
+class DeadlyFuture:
+    def __init__(self, function, task):
+        self.function, self.task, self.killed = function, task, False
+
+    def result(self):
+        if self.killed:
+            raise KilledWorker(self.task.key, SimpleNamespace(address="a"), 3)
+        return self.function(self.task)
+
+    def release(self):
+        pass
+
+
+class DeadlyClient:
+    """Stands for a cluster of two workers where the model "deadly" kills whatever is under way."""
+
+    def __init__(self):
+        self.under_way, self.n_deaths = [], 0
+
+    def nthreads(self):
+        return {"a": 1, "b": 1}
+
+    def as_current(self):
+        return nullcontext()
+
+    def submit(self, function, task, key):
+        self.under_way.append(DeadlyFuture(function, task))
+        return self.under_way[-1]
+
+    def wait(self, futures, **options):
+        assert set(futures) == set(self.under_way)
+        done, self.under_way = self.under_way, []
+        killed = any(future.task.model == "deadly" for future in done)
+        self.n_deaths += killed
+        for future in done:
+            future.killed = killed
+        return SimpleNamespace(done=done)
+
+
+def test_a_model_that_kills_its_workers_takes_no_other_along(tiny, grouped, tmp_path, monkeypatch):
+    """With real workers it takes minutes: four restarts, twice."""
+    client = DeadlyClient()
+    monkeypatch.setattr("helpers.survey._connect", lambda workers, scheduler: nullcontext((client, None)))
+    monkeypatch.setattr("distributed.wait", client.wait)
+    out, work = tmp_path / "t.parquet", {"sentences": some_sentences(60), "shard_size": 20}
+    failed = survey([tiny, "deadly", grouped], ["her", "water"], out, **work)
+    assert set(failed) == {("deadly", "her"), ("deadly", "water")} and client.n_deaths <= 3
+    assert all("every worker that ran it died" in message for message in failed.values())
+    monkeypatch.undo()
+    survey([tiny, grouped], ["her", "water"], tmp_path / "good.parquet", **work)
+    assert out.read_bytes() == (tmp_path / "good.parquet").read_bytes()
 
 
 def test_tables_are_the_same_bit_for_bit_in_process_and_with_one_and_four_workers(tiny, grouped, cluster, tmp_path):
