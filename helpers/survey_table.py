@@ -67,10 +67,11 @@ def table_rows(tasks, store):
             target,
         )
     filled = next(info for info in infos if info["n"])
+    keys = [task.key for task in tasks]
     for layer in filled["layers"]:
+        totals = {condition: _merged(store, keys, condition, layer) for condition in ("target", "control")}
         for condition in CONDITIONS:
-            source = "target" if condition in SHUFFLES else condition
-            total = _merged(store, [task.key for task in tasks], source, layer)
+            total = totals["target" if condition in SHUFFLES else condition]
             if condition in SHUFFLES:
                 if isinstance(total, Moments):
                     continue

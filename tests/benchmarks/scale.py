@@ -7,8 +7,8 @@ other costs are those of random numbers of the given width, because they depend 
 """
 
 import platform
+import resource
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -56,7 +56,18 @@ def measure_model():
     row("tokens a sentence", f"{statistics.mean(lengths):.1f}")
     row("tokenize", f"{1e6 * t_words:.0f} µs a sentence")
     row("a whole task (target and control)", f"{1e3 * t_task:.1f} ms a sentence")
+    large = Task("smollm2", "her", tuple(sentences * 20), None, "cpu", "key")  # more tokens than features: co-moments
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    content = run_task(large)
+    t_large, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    row(
+        f"a task of {len(large.sentences)} sentences (co-moments)",
+        f"{1e3 * t_large / len(large.sentences):.1f} ms a sentence",
+    )
+    row("its partial sums", f"{len(content) / 1e6:.0f} MB")
+    row("most memory of the process, before and after", f"{before / 1e6:.2f} and {peak / 1e6:.2f} GB")
     print()
+    return t_large / len(large.sentences)
 
 
 def measure_width(name, sizes):
@@ -83,6 +94,45 @@ def measure_width(name, sizes):
         f"{1e3 * t_rows:.0f}",
         f"{1e3 * t_put:.0f}",
     )
+    return t_moments / F, 8 * F * F / (t_put + t_merge)  # an update; bytes a second that the client can take in
+
+
+SHAPES = {  # layers, features, parameters in the layers (they set the time of a forward pass)
+    "SmolLM2-135M": (30, 960, 106.2e6),
+    "GPT-2 small": (12, 2304, 85.1e6),
+    "GPT-2 XL": (48, 4800, 1475.6e6),
+}
+
+
+def estimate(t_sentence, units, n_models=100, n=10**7):
+    """What `n` occurrences in each of `n_models` models like this one cost."""
+    row(
+        "all models like",
+        "core hours",
+        "sentences a task",
+        "hours a task",
+        "MB a task",
+        "tasks",
+        "traffic, TB",
+        "client hours",
+    )
+    row(*["---"] * 8)
+    n_layer, F, n_parameters = SHAPES["SmolLM2-135M"]
+    t_parameter = (t_sentence - 2 * n_layer * units[F][0]) / n_parameters  # without the co-moments
+    for name, (n_layer, F, n_parameters) in SHAPES.items():
+        t = t_parameter * n_parameters + 2 * n_layer * units[F][0]
+        for shard in (10**4, 10**5, 10**6):
+            partial, n_tasks = 2 * n_layer * 8 * F * F, n_models * n // shard
+            row(
+                name,
+                f"{t * n * n_models / 3600:,.0f}",
+                f"{shard:,}",
+                f"{t * shard / 3600:.1f}",
+                f"{partial / 1e6:,.0f}",
+                f"{n_tasks:,}",
+                f"{n_tasks * partial / 1e12:,.1f}",
+                f"{n_tasks * partial / units[F][1] / 3600:,.0f}",
+            )
 
 
 def main():
@@ -90,13 +140,13 @@ def main():
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     cpu = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), "?")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {cpu}, one thread\n")
-    measure_model()
+    t_sentence = measure_model()
     row("model", "F", "co-moment, MB", "its update, µs a row", "ps a row and F²", "merge, ms", "histograms, ms",
         "histograms of 54 rows, ms", "checksum and write, ms")  # fmt: skip
     row(*["---"] * 9)
-    for name, sizes in WIDTHS.items():
-        measure_width(name, sizes)
-        sys.stdout.flush()
+    units = {sum(sizes): measure_width(name, sizes) for name, sizes in WIDTHS.items()}
+    print()
+    estimate(t_sentence, units)
 
 
 if __name__ == "__main__":
