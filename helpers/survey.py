@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from helpers.i18n import LANGUAGES, get_language, say, set_language
 from helpers.partials import Failure, Store, Task, code_version, run_task, short_hash
-from helpers.sentences import load_sentences, sentence_sets
+from helpers.sentences import TARGETS, load_sentences, sentence_sets
 from helpers.survey_table import SurveyError, survey_error, write_table
 
 SHARD_SIZE = 1024
@@ -122,11 +122,12 @@ def _groups(models, targets, sentences, layers, shard_size, device):
         )
     if not all(targets):
         raise survey_error("--targets: có một từ rỗng", "--targets: a word is empty")
-    if sentences is None and (unknown := [target for target in targets if target not in sentence_sets()]):
+    own_sets = [name for name in sentence_sets() if name not in TARGETS]  # those named by their word
+    if sentences is None and (unknown := [target for target in targets if target not in own_sets]):
         raise survey_error(
             "--targets: học phần chỉ có câu cho {}, không có cho {}: hãy thêm --sentences FILE",
             "--targets: the module has sentences for {}, none for {}: give --sentences FILE",
-            ", ".join(sentence_sets()),
+            ", ".join(own_sets),
             ", ".join(unknown),
         )
     code, groups = code_version(), {}
