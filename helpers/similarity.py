@@ -262,10 +262,11 @@ def _histograms(sums, x, sizes, measures, bins, threshold):
     }
     batch = x.shape[:-2]
     fields = {name: value.view(*value.shape[:2], *batch, *value.shape[3:]) for name, value in fields.items()}
+    fields = {name: [of.unbind() for of in value.unbind()] for name, value in fields.items()}  # [measure][block]
     result = {}
     for m, measure in enumerate(measures):
         blocks = {
-            block: BlockHistogram(**{name: value[m, b] for name, value in fields.items()}, edges=edges)
+            block: BlockHistogram(**{name: value[m][b] for name, value in fields.items()}, edges=edges)
             for b, block in enumerate(BLOCKS)
         }
         result[measure] = BlockHistograms(measure, blocks, edges, x.shape[-2], threshold)
@@ -295,7 +296,7 @@ def kernel_for(x, bins=100):
         if wanted == "numba" and util.find_spec("numba") is None:
             raise ImportError('QKV_KERNEL is "numba", but numba is not installed: pip install numba')
         return "numba" if wanted == "numba" or _is_compiled() else "torch"
-    if x.device.type == "cuda" and wanted in ("auto", "triton"):
+    if x.device.type == "cuda" and wanted in ("auto", "triton") and x.shape[-1] < 1 << 15:  # int32 counts
         return "triton" if util.find_spec("triton") is not None else "torch"
     return "torch"
 
@@ -363,7 +364,7 @@ def _full_precision(device):
 
 
 def _torch_sums(x, sizes, measures, bins, threshold):
-    """`[layer, token, F]` -> counts `[measure, block, layer, bins]`; mean, std, share above `[measure, block, layer]`."""
+    """`[layer, token, F]` -> counts `[measure, block, layer, bins]` and mean, std, share above `[measure, block, layer]`."""
     with _full_precision(x.device):
         layers = [_layer_sums(layer, sizes, measures, bins, threshold) for layer in x]
     rows = [[[layer[measure, block] for layer in layers] for block in BLOCKS] for measure in measures]
