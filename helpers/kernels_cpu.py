@@ -121,7 +121,9 @@ def _product(rows, columns, n, p):
 
 
 @njit(nogil=True, cache=True, fastmath=_BINNING)
-def _bin_tile(products, step, row_at, height, column_at, width, diagonal, f, means, bins, threshold, index, table, sums):
+def _bin_tile(
+    products, step, row_at, height, column_at, width, diagonal, f, means, bins, threshold, index, table, sums
+):
     """Count a tile of products, float32, flat `[height, step]`, of which the first `width` columns are meant.
 
     row_at, column_at: places of the features in f, the arrays of `_standardise`.
@@ -133,6 +135,7 @@ def _bin_tile(products, step, row_at, height, column_at, width, diagonal, f, mea
     nothing, one, limit = np.float32(0), np.float32(1), np.float32(threshold)
     mean_cosine, mean_correlation = np.float32(means[0]), np.float32(means[1])
     cells = index.view(np.uint32)  # unsigned: no test for a negative index
+    total = (0.0, 0.0, 0.0, 0.0)  # sums is written once: what the other thread writes may lie in the same cache line
     for i in range(height):
         start = i + 1 if diagonal else 0
         row, at = row_at + i, column_at + start
@@ -157,10 +160,14 @@ def _bin_tile(products, step, row_at, height, column_at, width, diagonal, f, mea
             index[j] = high * stride + low
         for j in range(p.size):
             table[cells[j]] += np.int32(1)
-        sums[0] += square_cosine
-        sums[1] += square_correlation
-        sums[2] += above_cosine
-        sums[3] += above_correlation
+        total = (
+            total[0] + square_cosine,
+            total[1] + square_correlation,
+            total[2] + above_cosine,
+            total[3] + above_correlation,
+        )
+    for k in range(4):
+        sums[k] += total[k]
 
 
 @njit(nogil=True, cache=True)
@@ -219,7 +226,7 @@ def _share(work, tasks, n_threads):
                 except IndexError:
                     return
                 work(*task)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - raised again in the thread that called
             tasks.clear()
             errors.append(error)
 
@@ -299,7 +306,16 @@ def _group_sums(x, columns, part, limit, bins, threshold, n_threads):
     def standardise(layer, first, last):
         flat = y[layer].reshape(-1)
         _standardise(
-            layers[layer], columns, limit, flat, panel_step, token_step, tuple(features[layer]), sums[layer], first, last
+            layers[layer],
+            columns,
+            limit,
+            flat,
+            panel_step,
+            token_step,
+            tuple(features[layer]),
+            sums[layer],
+            first,
+            last,
         )
 
     step = max(1, min(8, n_panels * n_layers // (4 * n_threads)))
@@ -316,9 +332,10 @@ def _group_sums(x, columns, part, limit, bins, threshold, n_threads):
     bands = _bands(part)
     counts = np.zeros((n_layers, len(bands), 3, 2, bins), np.int64)
     moments = np.zeros((n_layers, len(bands), 3, 4))
+    nothing = np.empty(0, np.float32)
     exclusive = threshold if threshold < 1 else np.inf  # rounding may carry s beyond 1, never |s| > 1
 
-    def bin_band(layer, band, product=np.empty(0, np.float32), product_step=0):
+    def bin_band(layer, band, product=nothing, product_step=0):
         _bin_band(
             y[layer].reshape(-1), n, product, product_step, columns, part, tuple(features[layer]), known[layer],
             exclusive, *bands[band], counts[layer, band], moments[layer, band],

@@ -22,6 +22,7 @@ from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 import torch
 
@@ -58,8 +59,7 @@ def _check(x, measures):
         )
     if not x.is_floating_point():
         x = x.to(torch.float64)
-    # A sum is finite only if all its terms are; where the sum itself overflows, look at every value.
-    finite = None if bool(torch.isfinite(x.sum(dtype=torch.float64))) else torch.isfinite(x)
+    finite = None if _has_finite_sum(x) else torch.isfinite(x)
     if finite is not None and not bool(finite.all()):
         first = tuple((~finite).nonzero()[0].tolist())
         raise ValueError(
@@ -78,6 +78,15 @@ def _check(x, measures):
             f"with {n} token(s) every {measure} is +1 or -1 by construction: use more sentences", stacklevel=3
         )
     return x
+
+
+def _has_finite_sum(x):
+    """True only if every value is finite.  False where one is not, and where the sum leaves the range."""
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+        # Not torch: its threads would keep the cores busy for a while, waiting for more, while our kernel runs.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(x.detach().numpy().sum()))
+    return bool(torch.isfinite(x.sum(dtype=torch.float64)))
 
 
 def _features(x):

@@ -34,7 +34,12 @@ through_every_kernel = pytest.mark.parametrize("kernel", KERNELS, indirect=True)
 def python(code, **environment):
     """What a fresh Python prints."""
     run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
