@@ -48,10 +48,11 @@ test: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests helpers notebooks/vi notebooks/en
 
 # As many threads as the machine has, for every method alike; some ten minutes on a quiet machine.
+bench: ALL = $$($(BIN)/python -c 'import os; print(os.cpu_count())')
 bench: $(READY)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bench]"
-	env -u OMP_NUM_THREADS $(BIN)/python -m pytest --override-ini norecursedirs= --override-ini addopts= -q tests/benchmarks
-	env -u OMP_NUM_THREADS $(BIN)/python tests/benchmarks/report.py measure
+	OMP_NUM_THREADS=$(ALL) $(BIN)/python -m pytest --override-ini norecursedirs= --override-ini addopts= -q tests/benchmarks
+	OMP_NUM_THREADS=$(ALL) $(BIN)/python tests/benchmarks/report.py measure
 	$(BIN)/python tests/benchmarks/report.py write
 
 lab: $(READY)

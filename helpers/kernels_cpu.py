@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from numba import njit
 
+from helpers.similarity import _full_precision
+
 WIDTH = 64  # columns of a panel: 54 tokens of it fill half of a first-level cache
 BLAS_FROM = 256  # tokens from which a BLAS product of a whole band is quicker than the product below
 BAND = 4  # panels of rows that a thread takes at a time
@@ -33,7 +35,7 @@ _BINNING = {"reassoc", "contract", "nsz"}  # lets sums of squares run in vector 
 
 @njit(nogil=True, cache=True)
 def _standardise(x, columns, limit, y, panel_step, token_step, f, sums, first, last):
-    """Fill panels `first` to `last` of one layer.
+    """Fill panels `first` to `last` of one layer; moments in float64, the mean first, then what is around it.
 
     x: float32 `[token, F]`; columns: int64 `[panel, 2]`, first column and number of columns.
     y: float32, flat: panel p, token t, column j at p * panel_step + t * token_step + j.
@@ -41,28 +43,22 @@ def _standardise(x, columns, limit, y, panel_step, token_step, f, sums, first, l
     sums: float64 `[panel, 2, token]`: sum over features of x / |x| and of (x - mean) / |x - mean|.
     """
     n = x.shape[0]
-    mean, rest = np.empty(WIDTH), np.empty(WIDTH)
-    square, spread = np.empty(WIDTH), np.empty(WIDTH)
+    mean, square, spread = np.empty(WIDTH), np.empty(WIDTH), np.empty(WIDTH)
     for panel in range(first, last):
         start, width = columns[panel]
-        mean[:], rest[:], square[:], spread[:] = 0.0, 0.0, 0.0, 0.0
+        mean[:], square[:], spread[:] = 0.0, 0.0, 0.0
         for t in range(n):
             row = x[t, start : start + width]
             for j in range(width):
                 mean[j] += row[j]
         mean /= n
-        for t in range(n):  # second pass: what rounding left in the mean
-            row = x[t, start : start + width]
-            for j in range(width):
-                rest[j] += row[j] - mean[j]
-        mean += rest / n
         for t in range(n):
             row = x[t, start : start + width]
             for j in range(width):
                 value = np.float64(row[j])
                 square[j] += value * value
                 spread[j] += (value - mean[j]) ** 2
-        for j in range(WIDTH):  # square, spread, rest become factors; 0 is what an undefined feature gets
+        for j in range(WIDTH):  # square and spread become factors; 0 is what an undefined feature gets
             zero = square[j] == 0
             constant = spread[j] <= limit**2 * square[j]
             norm, deviation = np.sqrt(square[j]), np.sqrt(spread[j])
@@ -362,7 +358,7 @@ def _multiply_bands(y, bands, bin_band):
     """For many tokens: the products of a band by torch's BLAS, on torch's own threads, then its histogram."""
     n_layers, _, n_columns = y.shape
     room = torch.empty(BAND * WIDTH * n_columns)
-    with torch.autocast("cpu", enabled=False):
+    with _full_precision(torch.device("cpu")):
         for layer in range(n_layers):
             values = torch.from_numpy(y[layer])  # [token, panel * WIDTH]
             for band, (first, last) in enumerate(bands):
