@@ -10,11 +10,12 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help run test lab build check clean
+.PHONY: help run test bench lab build check clean
 
 help:
 	@echo "make run    install, fetch the model, execute all notebooks (copies in executed/)"
 	@echo "make test   install, fetch the model, run all tests"
+	@echo "make bench  measure the kernels against other libraries, rewrite the tables of docs/performance*.md"
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make build  rebuild the stored notebooks from notebooks/source/"
 	@echo "make check  compare the stored notebooks with their sources"
@@ -30,6 +31,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@echo "== compiling, so that later starts are quick"
 	@$(BIN)/python -m compileall -qq -j 2 $(VENV)/lib || true
+	@$(BIN)/python -c "from helpers.similarity import compile_kernels; compile_kernels()"
 	@touch $@
 
 run: $(READY)
@@ -44,6 +46,14 @@ test: $(READY)
 	@$(BIN)/python -c "from helpers import load_model; print(*(load_model(n)[0].provenance for n in (None, 'minilm')), sep='\n')"
 	@echo "== the tests"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests helpers notebooks/vi notebooks/en
+
+# As many threads as the machine has, for every method alike; some ten minutes on a quiet machine.
+bench: ALL = $$($(BIN)/python -c 'import os; print(os.cpu_count())')
+bench: $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	OMP_NUM_THREADS=$(ALL) $(BIN)/python -m pytest --override-ini norecursedirs= --override-ini addopts= -q tests/benchmarks
+	OMP_NUM_THREADS=$(ALL) $(BIN)/python tests/benchmarks/report.py measure
+	$(BIN)/python tests/benchmarks/report.py write
 
 lab: $(READY)
 	$(BIN)/jupyter lab

@@ -6,18 +6,31 @@ gets both measures out of one product of centred features, because
 
     cos_ij = a_i a_j r_ij + b_i b_j      with a = std / rms and b = mean / rms of each feature
 
-(the identity of notebook 02 without a division by the standard deviation).
+(the identity of notebook 02 without a division by the standard deviation).  What is written here is
+plain torch and runs on every device.  Two optional kernels do the same faster: `kernels_cpu` (numba)
+and `kernels_cuda` (Triton); `kernel_for` says which one is taken.
 """
 
+import hashlib
+import os
+import platform
+import threading
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata, util
+from pathlib import Path
 
+import numpy as np
+import platformdirs
 import torch
 
 from helpers.masks import BLOCKS, PARTS, check_sizes, n_block_pairs
 
 MEASURES = ("cosine", "correlation")
 TILE = 128  # rows of the similarity matrix held at once
+MAX_BINS = 128  # more bins go through plain torch: the compiled kernels keep a table of bins x bins
 CONSTANT = 8  # a standard deviation up to CONSTANT * eps * rms is rounding, not variation
 CONSTANT_HALF = 1  # the same for float16 and bfloat16, where eps is so coarse that more would be signal
 
@@ -46,8 +59,8 @@ def _check(x, measures):
         )
     if not x.is_floating_point():
         x = x.to(torch.float64)
-    finite = torch.isfinite(x)
-    if not bool(finite.all()):
+    finite = None if _has_finite_sum(x) else torch.isfinite(x)
+    if finite is not None and not bool(finite.all()):
         first = tuple((~finite).nonzero()[0].tolist())
         raise ValueError(
             f"x holds {int((~finite).sum())} NaN or infinite values of {x.numel()}, the first at index {first}: "
@@ -67,9 +80,21 @@ def _check(x, measures):
     return x
 
 
+def _has_finite_sum(x):
+    """True only if every value is finite.  False where one is not, and where the sum leaves the range."""
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+        # Not torch: its threads would keep the cores busy for a while, waiting for more, while our kernel runs.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(x.detach().numpy().sum()))
+    return bool(torch.isfinite(x.sum(dtype=torch.float64)))
+
+
 def _features(x):
     """Moments in float64 in two passes; `z` in float32 unless `x` is float64."""
     x64 = x.to(torch.float64)
+    if x.dtype == torch.float64:  # squares of 1e200 or 1e-200 leave the range; a power of two costs no digits
+        largest = x64.abs().amax(dim=-2, keepdim=True)  # [..., 1, F]
+        x64 = torch.ldexp(x64, -torch.frexp(largest).exponent)
     n = x.shape[-2]
     mean = x64.mean(dim=-2)  # [..., F]
     centred = x64 - mean.unsqueeze(-2)  # [..., token, F]
@@ -80,14 +105,18 @@ def _features(x):
     std = norm / n**0.5
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     tiny = torch.finfo(torch.float64).tiny
-    roundings = CONSTANT_HALF if x.element_size() == 2 else CONSTANT
     return _Features(
         z=(centred / norm.clamp_min(tiny).unsqueeze(-2)).to(dtype),
         a=(std / rms.clamp_min(tiny)).to(dtype),
         b=(mean / rms.clamp_min(tiny)).to(dtype),
-        constant=std <= roundings * torch.finfo(x.dtype).eps * rms,
+        constant=std <= _constant_limit(x.dtype) * rms,
         zero=rms == 0,
     )
+
+
+def _constant_limit(dtype):
+    """A feature with std / rms up to this is constant."""
+    return (CONSTANT_HALF if dtype.itemsize == 2 else CONSTANT) * torch.finfo(dtype).eps
 
 
 def _matrix(similarity, undefined):
@@ -116,7 +145,8 @@ def cosine_similarity(x):
     f = _features(_check(x, ("cosine",)))
     offset = f.b.unsqueeze(-1) * f.b.unsqueeze(-2)  # [..., F, F]
     variation = f.z * f.a.unsqueeze(-2)  # [..., token, F]
-    return _matrix(variation.mT @ variation + offset, f.zero)
+    with _full_precision(x.device):
+        return _matrix(variation.mT @ variation + offset, f.zero)
 
 
 def pearson_correlation(x):
@@ -139,7 +169,8 @@ def pearson_correlation(x):
     True
     """
     f = _features(_check(x, ("correlation",)))
-    return _matrix(f.z.mT @ f.z, f.constant)
+    with _full_precision(x.device):
+        return _matrix(f.z.mT @ f.z, f.constant)
 
 
 @dataclass(frozen=True)
@@ -214,31 +245,142 @@ def block_histograms(x, sizes, *, measures=MEASURES, bins=100, threshold=0.9):
     bins = int(bins)
     x = _check(x, measures)
     sizes = check_sizes(sizes, x.shape[-1])
-    batch = x.shape[:-2]
-    layers = [_layer_sums(layer, sizes, measures, bins, threshold) for layer in x.reshape(-1, *x.shape[-2:])]
+    flat = x.reshape(-1, *x.shape[-2:])  # [layer, token, F]
+    kernel = kernel_for(x, bins)
+    if kernel == "torch":
+        sums = _torch_sums(flat, sizes, measures, bins, threshold)
+    else:
+        sums = _compiled_sums(kernel, flat, sizes, measures, bins, threshold)
+    return _histograms(sums, x, sizes, measures, bins, threshold)
+
+
+def _histograms(sums, x, sizes, measures, bins, threshold):
+    """Sums `[measure, block, layer, ...]` as `{measure: BlockHistograms}`."""
+    counts, mean, std, above = sums
     edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64, device=x.device)
     total = n_block_pairs(sizes)
+    n_defined = counts.sum(-1)  # [measure, block, layer]
+    n_pairs = torch.tensor([total[block] for block in BLOCKS], device=x.device).view(-1, 1).expand_as(n_defined)
+    fields = {
+        "counts": counts,
+        "mean": mean,
+        "std": std,
+        "share_above": above,
+        "n_pairs": n_pairs.contiguous(),
+        "n_undefined": n_pairs - n_defined,
+    }
+    batch = x.shape[:-2]
+    fields = {name: value.view(*value.shape[:2], *batch, *value.shape[3:]) for name, value in fields.items()}
+    fields = {name: [of.unbind() for of in value.unbind()] for name, value in fields.items()}  # [measure][block]
     result = {}
-    for measure in measures:
-        blocks = {}
-        for block in BLOCKS:
-            sums = [layer[measure, block] for layer in layers]
-            counts = torch.stack([s.counts for s in sums]).view(*batch, bins)  # [..., bins]
-            moments = torch.stack([s.moments for s in sums]).view(*batch, 3)  # [..., (sum, sum of squares, above)]
-            n_defined = counts.sum(-1)  # [...]
-            mean, square, above = (moments / n_defined.unsqueeze(-1)).unbind(-1)  # NaN where nothing is defined
-            n_pairs = torch.full_like(n_defined, total[block])
-            blocks[block] = BlockHistogram(
-                counts=counts,
-                mean=mean,
-                std=(square - mean**2).clamp_min(0).sqrt(),
-                share_above=above,
-                n_pairs=n_pairs,
-                n_undefined=n_pairs - n_defined,
-                edges=edges,
-            )
+    for m, measure in enumerate(measures):
+        blocks = {
+            block: BlockHistogram(**{name: value[m][b] for name, value in fields.items()}, edges=edges)
+            for b, block in enumerate(BLOCKS)
+        }
         result[measure] = BlockHistograms(measure, blocks, edges, x.shape[-2], threshold)
     return result
+
+
+# ---- which kernel ---------------------------------------------------------------------------------
+
+KERNELS = ("auto", "torch", "numba", "triton")
+
+
+def kernel_for(x, bins=100):
+    """The kernel that `block_histograms` takes for `x`: "torch", "numba" or "triton".
+
+    The environment variable `QKV_KERNEL` decides; "auto", the default, means
+    - on the CPU: numba if it was compiled here before (`compile_kernels`), so that nobody waits for a
+      compiler unasked; else torch;
+    - on CUDA: Triton where it is installed, else torch.
+    float64, and more bins than a kernel's table holds, always go through torch.
+    """
+    wanted = os.environ.get("QKV_KERNEL") or "auto"
+    if wanted not in KERNELS:
+        raise ValueError(f"QKV_KERNEL is {wanted!r}: expected one of {', '.join(KERNELS)}")
+    if wanted == "torch" or x.dtype == torch.float64 or not x.is_floating_point() or bins > MAX_BINS:
+        return "torch"
+    if x.device.type == "cpu" and wanted in ("auto", "numba"):
+        if wanted == "numba" and util.find_spec("numba") is None:
+            raise ImportError('QKV_KERNEL is "numba", but numba is not installed: pip install numba')
+        return "numba" if wanted == "numba" or _is_compiled() else "torch"
+    if x.device.type == "cuda" and wanted in ("auto", "triton") and x.shape[-1] < 1 << 15:  # int32 counts
+        return "triton" if util.find_spec("triton") is not None else "torch"
+    return "torch"
+
+
+def _compiled_marker():
+    """The file that says that the numba kernel, as it is now, was compiled by this user."""
+    made_of = [metadata.version(name) for name in ("numba", "llvmlite", "numpy")] + [platform.python_version()]
+    source = (Path(__file__).parent / "kernels_cpu.py").read_bytes()
+    name = hashlib.sha256(source + repr((made_of, __file__, platform.machine())).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("QKV_CACHE") or platformdirs.user_cache_dir("qkv-token-similarity"))
+    return folder / f"kernels_cpu-{name}"
+
+
+@cache  # one answer per process: a run does not change its path half-way
+def _is_compiled():
+    return util.find_spec("numba") is not None and _compiled_marker().exists()
+
+
+def compile_kernels():
+    """Compile the numba kernel once (about ten seconds) and remember it for later processes.
+
+    The machine code goes to numba's cache: `__pycache__` beside the source, or the user's cache where
+    that cannot be written (`NUMBA_CACHE_DIR` moves it).
+    """
+    from helpers import kernels_cpu
+
+    for n in (3, kernels_cpu.BLAS_FROM):
+        kernels_cpu.layer_sums(torch.eye(n, 6)[None], (2, 2, 2), 1e-6, 100, 0.9)
+    marker = _compiled_marker()
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    _is_compiled.cache_clear()
+
+
+def _compiled_sums(kernel, x, sizes, measures, bins, threshold):
+    """`[layer, token, F]` through a compiled kernel, as `_torch_sums` returns it."""
+    if kernel == "numba":
+        from helpers.kernels_cpu import layer_sums
+    else:
+        from helpers.kernels_cuda import layer_sums
+    found = layer_sums(x, sizes, _constant_limit(x.dtype), bins, threshold)
+    of_blocks = [[PARTS.index(part) for part in parts] for parts in zip(*BLOCKS)]  # rows, columns
+    of_measures = [MEASURES.index(measure) for measure in measures]
+    # [layer, part, part, measure, ...] -> [measure, block, layer, ...]
+    return [torch.as_tensor(v)[:, of_blocks[0], of_blocks[1]].movedim((2, 1), (0, 1))[of_measures] for v in found]
+
+
+_precision_lock = threading.RLock()
+
+
+@contextmanager
+def _full_precision(device):
+    """No autocast and no TF32 inside: both would cost the histograms their digits."""
+    matmul = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
+    with torch.autocast(device.type, enabled=False), _precision_lock:
+        before = matmul.fp32_precision
+        matmul.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            matmul.fp32_precision = before
+
+
+# ---- plain torch ----------------------------------------------------------------------------------
+
+
+def _torch_sums(x, sizes, measures, bins, threshold):
+    """`[layer, token, F]` -> counts `[measure, block, layer, bins]` and mean, std, share above `[measure, block, layer]`."""
+    with _full_precision(x.device):
+        layers = [_layer_sums(layer, sizes, measures, bins, threshold) for layer in x]
+    rows = [[[layer[measure, block] for layer in layers] for block in BLOCKS] for measure in measures]
+    counts = torch.stack([torch.stack([torch.stack([s.counts for s in b]) for b in m]) for m in rows])
+    moments = torch.stack([torch.stack([torch.stack([s.moments for s in b]) for b in m]) for m in rows])
+    mean, square, above = (moments / counts.sum(-1, keepdim=True)).unbind(-1)  # NaN where nothing is defined
+    return counts, mean, (square - mean**2).clamp_min(0).sqrt(), above
 
 
 class _Sums:

@@ -1,6 +1,7 @@
-"""The numerical contract of `helpers.similarity` (docs: design notes), against `oracle.py`."""
+"""The numerical contract of `helpers.similarity` (docs: design notes), against `oracle.py`, through every CPU kernel."""
 
 import warnings
+from importlib import util
 
 import numpy as np
 import oracle
@@ -26,6 +27,18 @@ SIZES = (
 )
 MATRIX = {"cosine": cosine_similarity, "correlation": pearson_correlation}
 property_test = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@pytest.fixture(scope="module", params=("torch", "numba"), autouse=True)
+def kernel(request):
+    """Every test of this file goes through both kernels."""
+    if request.param == "numba" and util.find_spec("numba") is None:
+        pytest.skip("numba is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QKV_KERNEL", request.param)
+        yield request.param
+
+
 two_tokens = pytest.mark.filterwarnings("ignore:with 2 token")
 
 
