@@ -18,7 +18,7 @@ ROOT = HERE.parent.parent
 RESULTS = HERE / "results.json"
 PAGES = {"en": ROOT / "docs" / "performance.md", "vi": ROOT / "docs" / "performance.vi.md"}
 
-ROUNDS = {(54, 2304): 25, (54, 4800): 9, (5000, 2304): 5}
+ROUNDS = {(54, 2304): 12, (54, 4800): 5, (5000, 2304): 4}
 SLOW = {("scipy pdist", (5000, 2304))}  # once is enough
 LAYERS = {(12, 54, 2304): 3, (48, 54, 4800): 1}
 TOKENS = (54, 100, 200, 300, 500, 1000, 2000, 5000)
@@ -52,14 +52,24 @@ def median(values):
 
 
 def once(function, *arguments):
-    time.sleep(0.06)  # OpenBLAS threads of the method before spin for some 30 ms
+    """Seconds of one call."""
     start = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - start
 
 
+def turn(function, *arguments, least=0.25):
+    """(first call after a pause, median of the calls that follow for `least` seconds)."""
+    time.sleep(0.15)  # OpenBLAS threads of the method before spin for some 110 ms
+    first = once(function, *arguments)
+    calls = [once(function, *arguments)]
+    while sum(calls) < least:
+        calls.append(once(function, *arguments))
+    return first, median(calls)
+
+
 def measure_shape(shape, rounds):
-    """Every method and the limit, one after the other, round by round."""
+    """Every method and the limit, turn by turn, round by round."""
     import limits
     import torch
     from methods import METHODS, data, sizes_of
@@ -69,39 +79,37 @@ def measure_shape(shape, rounds):
     x, sizes = data(n, n_features), sizes_of(n_features)
     products = limits.product_candidates(n, n_features, n_threads)
     binning = limits.binning(n_features * (n_features - 1) // 2, n_threads)
-    times = {name: [] for name in METHODS}
-    limit = {"products": [[] for _ in products], "binning": []}
-    for round_ in range(-1, rounds):  # the first only warms up
-        for name, (function, _) in METHODS.items():
-            if (name, shape) in SLOW and round_ != 0:
+    calls = {name: lambda f=function: f(x, sizes) for name, (function, _) in METHODS.items()}
+    calls |= {f"product {at}": product for at, product in enumerate(products)} | {"binning": binning}
+    for name in ("binning", OURS, TORCH):
+        calls[name]()  # compiled, loaded
+    first, times = ({name: [] for name in calls} for _ in range(2))
+    for round_ in range(rounds):
+        for name, call in calls.items():
+            if (name, shape) in SLOW:
+                if round_ == 0:
+                    times[name].append(once(call))
+                    first[name] += times[name]
                 continue
-            repeats = 3 if name == OURS else 1
-            taken = [once(function, x, sizes) for _ in range(repeats)]
-            if round_ >= 0:
-                times[name].append(median(taken))
-        taken = [once(product) for product in products], once(binning)
-        if round_ >= 0:
-            for values, value in zip(limit["products"], taken[0], strict=True):
+            for values, value in zip((first[name], times[name]), turn(call), strict=True):
                 values.append(value)
-            limit["binning"].append(taken[1])
-    best_product = min(median(values) for values in limit["products"])
     memory = {}
     for name in METHODS:
-        if (name, shape) in SLOW:
+        if shape != (54, 2304) and name not in (NOTEBOOK, OURS, TORCH):
             continue
         code = PEAK.format(here=str(HERE), name=name, shape=shape)
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         memory[name] = float(run.stdout)
     ratios = [a / b for a, b in zip(times[NOTEBOOK], times[OURS], strict=True)]
+    best = min((name for name in times if name.startswith("product")), key=lambda name: median(times[name]))
     return {
         "ms": {name: 1e3 * median(values) for name, values in times.items()},
         "fastest_ms": {name: 1e3 * min(values) for name, values in times.items()},
+        "first_ms": {name: 1e3 * median(values) for name, values in first.items()},
         "mib": memory,
         "ratio": median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
-        "product_ms": 1e3 * best_product,
-        "binning_ms": 1e3 * median(limit["binning"]),
-        "fastest_limit_ms": 1e3 * (min(map(min, limit["products"])) + min(limit["binning"])),
+        "product": best,
         "rounds": rounds,
     }
 
@@ -113,9 +121,10 @@ def measure_layers(shape, rounds):
     from helpers import block_histograms
 
     x, sizes = data(*shape), sizes_of(shape[-1])
-    _ours("numba", ("cosine",))(x[0], sizes)
+    _ours("numba", ("cosine",))(x[0], sizes)  # compiled, loaded
     found = {NOTEBOOK: [], OURS: [], TORCH: []}
     for _ in range(rounds):
+        time.sleep(0.15)
         found[NOTEBOOK].append(once(lambda: [notebook_both(layer, sizes) for layer in x]))
         for name, kernel in ((OURS, "numba"), (TORCH, "torch")):
             os.environ["QKV_KERNEL"] = kernel
@@ -132,13 +141,11 @@ def measure_growth(shapes):
 
     inputs = [torch.from_numpy(data(*shape)) for shape in shapes]
     times = {kernel: [[] for _ in shapes] for kernel in ("numba", "torch")}
-    for round_ in range(6):
+    for _ in range(4):
         for kernel, found in times.items():
             os.environ["QKV_KERNEL"] = kernel
             for x, values in zip(inputs, found, strict=True):
-                taken = once(block_histograms, x, sizes_of(x.shape[-1]))
-                if round_:
-                    values.append(taken)
+                values.append(turn(block_histograms, x, sizes_of(x.shape[-1]), least=0.05)[1])
     return [
         {"shape": list(shape), "numba": 1e3 * median(a), "torch": 1e3 * median(b)}
         for shape, a, b in zip(shapes, times["numba"], times["torch"], strict=True)
@@ -212,7 +219,7 @@ TEXT = {
         "mib": "MiB ngoài dữ liệu vào",
         "product": "riêng phép nhân nửa tam giác, cách nhanh nhất trong các cách thử",
         "binning": "một lượt đếm, cả hai phép đo", "limit": "giới hạn L, tổng của hai dòng trên",
-        "fastest": "vòng nhanh nhất", "layers": "tầng x token x chiều",
+        "fastest": "vòng nhanh nhất", "first": "lần gọi đầu sau quãng nghỉ", "layers": "tầng x token x chiều",
         "shape": "kích thước", "pair": "ns mỗi cặp", "both": "hai", "one": "một", "machine": "Máy đo",
         "cores": "nhân", "threads": "luồng (thread)", "rate": "tốc độ nhân ma trận float32",
         "bandwidth": "băng thông sao chép bộ nhớ", "load": "tải trước và sau khi đo (máy còn chạy việc khác cùng lúc)",
@@ -234,6 +241,10 @@ def number(value):
 def table(header, rows):
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def limit(shape, key):
+    return shape[key][shape["product"]] + shape[key]["binning"]
 
 
 def goals(results, t):
@@ -274,28 +285,20 @@ def comparison(results, t):
     for shape, v in results["shapes"].items():
         rows = []
         for name, ms in v["ms"].items():
+            if name == "binning" or name.startswith("product"):
+                continue
             both = name in (NOTEBOOK, OURS, TORCH)
             base = v["ms"][NOTEBOOK if both else "notebook, one measure"]
             ratio = v["ratio"] if name == OURS else base / ms
             mib = number(max(0, v["mib"][name])) if name in v["mib"] else ""
-            rows.append(
-                [name, t["both" if both else "one"], number(ms), number(v["fastest_ms"][name]), number(ratio), mib]
-            )
-        limit = v["product_ms"] + v["binning_ms"]
-        rows += [
-            [t["product"], "", number(v["product_ms"]), "", "", ""],
-            [t["binning"], t["both"], number(v["binning_ms"]), "", "", ""],
-            [
-                f"**{t['limit']}**",
-                t["both"],
-                f"**{number(limit)}**",
-                number(v["fastest_limit_ms"]),
-                number(v["ms"][NOTEBOOK] / limit),
-                "",
-            ],
-        ]
+            of_calls = [number(v[key][name]) for key in ("ms", "fastest_ms", "first_ms")]
+            rows.append([name, t["both" if both else "one"], *of_calls, number(ratio), mib])
+        for label, name in ((t["product"], v["product"]), (t["binning"], "binning")):
+            rows.append([label, "", *(number(v[key][name]) for key in ("ms", "fastest_ms", "first_ms")), "", ""])
+        limits = [number(limit(v, key)) for key in ("ms", "fastest_ms", "first_ms")]
+        rows.append([f"**{t['limit']}**", t["both"], *limits, number(v["ms"][NOTEBOOK] / limit(v, "ms")), ""])
         span = " / ".join(number(r) for r in v["ratio_range"])
-        header = [t["method"], t["measures"], t["ms"], t["fastest"], t["times"], t["mib"]]
+        header = [t["method"], t["measures"], t["ms"], t["fastest"], t["first"], t["times"], t["mib"]]
         parts.append(f"### {shape}\n\n{table(header, rows)}\n\n{t['rounds'].format(v['rounds'], span)}")
     rows = [
         [shape, *(number(v["ms"][name]) for name in (NOTEBOOK, TORCH, OURS)), number(v["ms"][NOTEBOOK] / v["ms"][OURS])]
