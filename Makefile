@@ -23,8 +23,8 @@ help:
 
 # The environment is made again when the list of packages changes.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 run"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5))' || \
+	  { echo "Python 3.11.5 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.12 run"; exit 1; }
 	@echo "== making the environment in $(VENV) (several minutes the first time)"
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
@@ -35,15 +35,15 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(READY)
-	@echo "== the model"
-	@$(BIN)/python -c "from helpers import load_model; print(load_model()[0].provenance)"
+	@echo "== the models"
+	@$(BIN)/python -c "from helpers import load_model; print(*(load_model(n)[0].provenance for n in (None, 'minilm')), sep='\n')"
 	@echo "== executing the notebooks"
 	@$(BIN)/python notebooks/build.py --run executed
 
 test: export QKV_MODEL = smollm2
 test: $(READY)
-	@echo "== the model"
-	@$(BIN)/python -c "from helpers import load_model; print(load_model()[0].provenance)"
+	@echo "== the models"
+	@$(BIN)/python -c "from helpers import load_model; print(*(load_model(n)[0].provenance for n in (None, 'minilm')), sep='\n')"
 	@echo "== the tests"
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env tests helpers notebooks/vi notebooks/en
 

@@ -538,6 +538,137 @@ def _heads_outside(heads, interval, pooled):
     return "chưa đúng: so cả hai đầu mút với giá trị gộp", "not right: compare both ends with the pooled value"
 
 
+# ---- 09 is_the_offset_a_code ---------------------------------------------------------------------
+
+
+@_exercise("9.1")
+def _random_like(random_like):
+    generator = torch.Generator().manual_seed(0)
+    offset = torch.randn(3, 6, generator=generator) * torch.tensor([1.0, 1, 5, 5, 9, 9])  # [layer, head * d_head]
+    answer = random_like(offset.clone(), 2, torch.Generator().manual_seed(1))
+    if _is_open(answer):
+        return _OPEN
+    hint = _shape_hint(answer, (3, 6))
+    if hint:
+        return hint
+    norms, wanted = (
+        np.linalg.norm(np.asarray(x, dtype=np.float64).reshape(3, 3, 2), axis=-1) for x in (answer, offset)
+    )
+    if not np.allclose(norms, wanted, rtol=1e-4):
+        whole = np.allclose(np.linalg.norm(np.asarray(answer), axis=-1), offset.norm(dim=-1), rtol=1e-4)
+        if whole:
+            return (
+                "độ dài toàn vector đã đúng, nhưng ở từng đầu thì chưa: hãy tách thành các đầu trước khi lấy chuẩn",
+                "right length over all, but not in each head: cut into heads before taking norms",
+            )
+        return "chuẩn ở từng đầu phải bằng chuẩn của offset", "the norm in each head must be that of the offset"
+    if not torch.equal(
+        torch.as_tensor(answer), torch.as_tensor(random_like(offset, 2, torch.Generator().manual_seed(1)))
+    ):
+        return "cùng một generator phải cho cùng một vector", "the same generator must give the same vector"
+    cosines = (torch.as_tensor(answer) * offset).view(3, 3, 2).sum(-1).numpy() / wanted**2
+    if np.allclose(np.abs(cosines), 1, atol=1e-3):
+        return (
+            "hướng vẫn là hướng của offset: lấy hướng ngẫu nhiên",
+            "the direction is still that of the offset: draw one",
+        )
+    return None
+
+
+@_exercise("9.2")
+def _added(added):
+    q, c = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    c = c[0]
+    answer = added(q.clone(), c.clone())
+    if _is_open(answer):
+        return _OPEN
+    hint = _shape_hint(answer, (5,))
+    if hint:
+        return hint
+    expected = np.einsum("qd,d->q", q.numpy(), c.numpy()) / np.sqrt(8)
+    if np.allclose(answer, expected):
+        return None
+    if np.allclose(answer, expected * np.sqrt(8)):
+        return "còn thiếu phép chia trong công thức của điểm", "the division in the formula of the score is missing"
+    if np.allclose(answer, expected / np.sqrt(8)):
+        return "chia cho căn bậc hai của d, không phải d", "divide by the square root of d, not by d"
+    return "so với số hạng thứ hai của công thức ở trên", "compare with the last term of the formula above"
+
+
+@_exercise("9.3")
+def _gauge(gauge):
+    generator = torch.Generator().manual_seed(0)
+    q, k, m = (torch.randn(4, 4, dtype=torch.float64, generator=generator) for _ in range(3))
+    answer = gauge(q.clone(), k.clone(), m.clone())
+    if _is_open(answer) or isinstance(answer, tuple) and any(_is_open(part) for part in answer):
+        return _OPEN
+    new_q, new_k = (np.asarray(part) for part in answer)
+    if new_q.shape != (4, 4) or new_k.shape != (4, 4):
+        return "kích thước của q và k không được đổi", "q and k must keep their shapes"
+    if not np.allclose(new_q @ new_k.T, (q @ k.T).numpy()):
+        if np.allclose(new_k, (k @ torch.linalg.inv(m)).numpy()):
+            return "k cần nghịch đảo *chuyển vị*", "k takes the inverse *transposed*"
+        return "điểm q·k đã đổi: ma trận nhân vào k phải khử được M", "the scores q·k changed: k's matrix must undo q's"
+    if not np.allclose(new_q, (q @ m).numpy()):
+        return "điểm giữ nguyên, nhưng q phải thành q M", "the scores stay, but q must become q M"
+    return None
+
+
+# ---- 10 your_own_study ---------------------------------------------------------------------------
+
+
+@_exercise("10.1")
+def _last_of_word(last_of_word):
+    cases = [
+        ([5, 7, 1, 2, 7, 9], (2, 7), 4),
+        ([8, 6], (6,), 1),
+        ([3, 4, 9, 3, 4], (3, 4), 1),
+        ([1, 2, 3, 2, 3, 4], (2, 3, 4), 5),
+        ([2, 1, 7], (2, 7), None),
+    ]
+    for ids, pieces, expected in cases:
+        answer = last_of_word(list(ids), tuple(pieces))
+        if _is_open(answer) and expected is not None and ids == cases[0][0]:
+            return _OPEN
+        if answer is None and expected is None or answer is not None and expected == int(answer):
+            continue
+        where = f"last_of_word({ids}, {pieces})"
+        if answer is not None and expected is not None and int(answer) == expected - len(pieces) + 1:
+            return f"{where}: đó là token đầu của từ", f"{where}: that is the first token of the word"
+        if answer is not None and int(answer) < len(ids) and ids[int(answer)] == pieces[-1]:
+            return (
+                f"{where} = {answer}: đúng id, nhưng đó có phải token cuối của từ ấy ở lần xuất hiện đầu tiên không?",
+                f"{where} = {answer}: the right id, but is it the end of that word, and of its first occurrence?",
+            )
+        return f"{where} = {answer}: chưa đúng", f"{where} = {answer}: not right"
+    return None
+
+
+@_exercise("10.2")
+def _share_of_bias(share_of_bias):
+    bias, rest = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    offset = bias + rest
+    answer = share_of_bias(bias.clone(), offset.clone())
+    if _is_open(answer):
+        return _OPEN
+    b, o = bias.numpy(), offset.numpy()
+    expected, answer = b @ o / (o @ o), float(answer)
+    if abs(answer - expected) < 1e-9:
+        return None
+    if abs(answer - np.sqrt(b @ b / (o @ o))) < 1e-9 or abs(answer - b @ b / (o @ o)) < 1e-9:
+        return (
+            "tỉ số độ dài không biết hai phần cùng hướng hay ngược hướng: hai tỉ lệ sẽ không cộng thành 1",
+            "a ratio of lengths cannot tell parts that agree from parts that cancel: two shares would not add up to 1",
+        )
+    if abs(answer - b @ o / np.sqrt((b @ b) * (o @ o))) < 1e-9:
+        return "đó là cosine của hai vector, chưa phải tỉ lệ", "that is the cosine of the two, not yet a share"
+    other = float(share_of_bias(rest.clone(), offset.clone()))
+    return (
+        f"tỉ lệ của bias và tỉ lệ của phần còn lại cộng thành {answer + other:.2f}, cần 1",
+        f"the share of the bias and that of the rest add up to {answer + other:.2f}, expected 1",
+    )
+
+
 # ---- 06 mean_offset ------------------------------------------------------------------------------
 
 

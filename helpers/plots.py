@@ -165,7 +165,9 @@ def plot_conditions(
         for block, axis in zip(blocks, axes[row]):
             for number, (name, result) in enumerate(conditions.items()):
                 density = densities(result[measure][block]).numpy(force=True)
-                if number == 0:
+                if number == 0 and np.isnan(density).any():
+                    axis.text(0.5, 0.5, label("no_pairs"), transform=axis.transAxes, ha="center", fontsize=9)
+                elif number == 0:
                     axis.stairs(density, edges, fill=True, color=COLOURS[block], alpha=0.55, label=name)
                 else:
                     colour, line = LINES[(number - 1) % len(LINES)]
@@ -309,6 +311,46 @@ def plot_feature_pair(x, y, title=None):
     axis.legend()
     if title:
         axis.set_title(title, fontsize=10)
+    return figure
+
+
+@_styled
+def plot_relative_depth(panels, ylabel, *, title=None):
+    """Curves of models of different depth on one axis, 0 for the first layer and 1 for the last.
+
+    Args:
+        panels: {panel: {name of the model: values [layer]}}.  The first model has the panel's colour, the second
+            is black and dashed; dots are layers.
+        ylabel: key of the quantity in the labels.
+        title: above the figure.
+    """
+    figure, axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(max(2.9 * len(panels), 7), 3.4),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (panel, curves) in zip(axes[0], panels.items()):
+        colour = COLOURS.get(panel, COLOURS["Q"])
+        styles = (
+            {"color": colour, "lw": 2, "marker": ".", "ms": 5},
+            {"color": "black", "ls": "--", "marker": "o", "ms": 4},
+        )
+        for (name, values), style in zip(curves.items(), styles):
+            values = torch.as_tensor(values).numpy(force=True)
+            axis.plot(np.linspace(0, 1, len(values)), values, **style, label=name)
+        axis.axhline(0, color="black", lw=0.6)
+        axis.set_title(panel, color=colour, fontweight="bold")
+        axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axis.set_xlabel(label("relative_depth"))
+    axes[0, 0].set_ylabel(label(ylabel))
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2)
+    if title:
+        figure.suptitle(title, fontsize=11)
     return figure
 
 

@@ -2,12 +2,15 @@
 
 from importlib import resources
 
+TARGETS = {"cua": "của"}
+"""Target words that are not the name of their set: file names are ASCII."""
+
 
 def sentence_sets():
-    """Names of the sets, each the target word of its sentences.
+    """Names of the sets.  Each is the target word of its sentences, but for those in `TARGETS`.
 
     >>> sentence_sets()
-    ('her', 'water')
+    ('cua', 'her', 'water')
     """
     files = resources.files("helpers").joinpath("data").iterdir()
     return tuple(sorted(f.name[len("sentences_") : -len(".txt")] for f in files if f.name.startswith("sentences_")))
@@ -27,4 +30,14 @@ def load_sentences(name="her"):
     if name not in sentence_sets():
         raise ValueError(f"no sentence set {name!r}: expected one of {', '.join(sentence_sets())}")
     text = resources.files("helpers").joinpath("data", f"sentences_{name}.txt").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def load_ordinary():
+    """Eighty ordinary sentences with no word in common that matters, for measuring a model's loss.
+
+    >>> len(load_ordinary())
+    80
+    """
+    text = resources.files("helpers").joinpath("data", "ordinary.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line and not line.startswith("#")]

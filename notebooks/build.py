@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 LANGUAGES = {"vi": "Tiếng Việt", "en": "English"}
 LANGUAGE_LINE = re.compile(r'set_language\("\w+"\)')
 WIDGET = "application/vnd.jupyter.widget-view+json"
-MOST_BYTES = 500_000
+MOST_BYTES = 800_000
 README_FIGURE = "readme-figure"  # the figure of this cell is shown in the README
 KEPT_TAGS = ("exercise", "solution", "setup", "nbval-ignore-output", README_FIGURE)
 

