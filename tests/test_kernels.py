@@ -371,6 +371,8 @@ def test_the_tables_of_the_performance_pages_are_those_that_were_measured():
         import report
     finally:
         del sys.path[0]
+    if not report.RESULTS.exists():
+        pytest.skip("not measured yet: make bench")
     results = json.loads(report.RESULTS.read_text(encoding="utf-8"))
     for language, path in report.PAGES.items():
         text = path.read_text(encoding="utf-8")
