@@ -18,6 +18,7 @@ process-wide settings.
 
 import threading
 from collections import deque
+from functools import cache
 
 import numpy as np
 import torch
@@ -30,10 +31,10 @@ BLAS_FROM = 256  # tokens from which a BLAS product of a whole band is quicker t
 BAND = 4  # panels of rows that a thread takes at a time
 GROUP_BYTES = 4 << 20  # layers are taken together as long as their panels are no larger
 
-_BINNING = {"reassoc", "contract", "nsz"}  # lets sums of squares run in vector lanes
+_LANES = {"reassoc", "contract", "nsz"}  # lets a sum run in vector lanes
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, fastmath=_LANES)
 def _standardise(x, columns, limit, y, panel_step, token_step, f, sums, first, last):
     """Fill panels `first` to `last` of one layer; moments in float64, the mean first, then what is around it.
 
@@ -116,7 +117,7 @@ def _product(rows, columns, n, p):
                 out[j + 3 * WIDTH] += f3 * c[j]
 
 
-@njit(nogil=True, cache=True, fastmath=_BINNING)
+@njit(nogil=True, cache=True, fastmath=_LANES)
 def _bin_tile(
     products, step, row_at, height, column_at, width, diagonal, f, means, bins, threshold, index, table, sums
 ):
@@ -236,6 +237,7 @@ def _share(work, tasks, n_threads):
         raise errors[0]
 
 
+@cache
 def _panels(sizes):
     """int64 `[panel, (first column, columns)]` and int64 `[panel]`, the part: panels stay inside Q, K or V."""
     columns, part, start = [], [], 0
@@ -247,18 +249,18 @@ def _panels(sizes):
     return np.array(columns), np.array(part)
 
 
-def _means(sums, defined, part):
+def _means(sums, defined, starts):
     """Mean of every block out of sums of unit vectors; NaN where no pair is defined.
 
-    sums: float64 `[panel, measure, token]`; defined: int64 `[part, measure]`.
-    Returns float64 `[part, part, measure]` and the numbers of defined pairs, int64 of the same shape.
+    sums: float64 `[layer, panel, measure, token]`; defined: int64 `[layer, part, measure]`.
+    Returns float64 `[layer, part, part, measure]` and the numbers of defined pairs, int64 of the same shape.
     """
-    total = np.stack([sums[part == p].sum(axis=0) for p in range(3)])  # [part, measure, token]
-    products = np.einsum("pmt,qmt->pqm", total, total)
-    pairs = defined[:, None] * defined[None]  # [part, part, measure]
-    for p in range(3):  # the square holds each pair twice, and each feature with itself
-        products[p, p] = (products[p, p] - defined[p]) / 2
-        pairs[p, p] = defined[p] * (defined[p] - 1) // 2
+    total = np.add.reduceat(sums, starts, axis=1)  # [layer, part, measure, token]
+    products = np.einsum("lpmt,lqmt->lpqm", total, total)
+    pairs = defined[:, :, None] * defined[:, None]  # [layer, part, part, measure]
+    p = range(3)  # the square of a part holds each pair twice, and each feature with itself
+    products[:, p, p] = (products[:, p, p] - defined) / 2
+    pairs[:, p, p] = defined * (defined - 1) // 2
     means = np.full(products.shape, np.nan)
     np.divide(products, pairs, out=means, where=pairs > 0)
     return means.clip(-1, 1), pairs
@@ -279,7 +281,7 @@ def layer_sums(x, sizes, limit, bins, threshold, n_threads=None):
     """
     n_layers, n, _ = x.shape
     n_threads = n_threads or torch.get_num_threads()
-    columns, part = _panels(sizes)
+    columns, part = _panels(tuple(sizes))
     size = len(part) * n * WIDTH
     group = max(1, GROUP_BYTES // (4 * size))
     found = [
@@ -321,9 +323,9 @@ def _group_sums(x, columns, part, limit, bins, threshold, n_threads):
         n_threads,
     )
 
-    defined = np.add.reduceat(features[:, 2:], WIDTH * np.searchsorted(part, range(3)), axis=2, dtype=np.int64)
-    defined = defined.swapaxes(1, 2)  # [layer, part, measure]
-    means, pairs = (np.stack(v) for v in zip(*[_means(s, d, part) for s, d in zip(sums, defined)]))
+    starts = np.searchsorted(part, range(3))  # the first panel of Q, K and V
+    defined = np.add.reduceat(features[:, 2:], WIDTH * starts, axis=2, dtype=np.int64)
+    means, pairs = _means(sums, defined.swapaxes(1, 2), starts)
     known = np.nan_to_num(means)
     bands = _bands(part)
     counts = np.zeros((n_layers, len(bands), 3, 2, bins), np.int64)

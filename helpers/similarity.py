@@ -270,7 +270,7 @@ def _histograms(sums, x, sizes, measures, bins, threshold):
         "n_undefined": n_pairs - n_defined,
     }
     batch = x.shape[:-2]
-    fields = {name: value.view(*value.shape[:2], *batch, *value.shape[3:]) for name, value in fields.items()}
+    fields = {name: value.reshape(*value.shape[:2], *batch, *value.shape[3:]) for name, value in fields.items()}
     fields = {name: [of.unbind() for of in value.unbind()] for name, value in fields.items()}  # [measure][block]
     result = {}
     for m, measure in enumerate(measures):
@@ -347,10 +347,10 @@ def _compiled_sums(kernel, x, sizes, measures, bins, threshold):
     else:
         from helpers.kernels_cuda import layer_sums
     found = layer_sums(x, sizes, _constant_limit(x.dtype), bins, threshold)
-    of_blocks = [[PARTS.index(part) for part in parts] for parts in zip(*BLOCKS)]  # rows, columns
-    of_measures = [MEASURES.index(measure) for measure in measures]
-    # [layer, part, part, measure, ...] -> [measure, block, layer, ...]
-    return [torch.as_tensor(v)[:, of_blocks[0], of_blocks[1]].movedim((2, 1), (0, 1))[of_measures] for v in found]
+    rows, columns = ([PARTS.index(part) for part in parts] for parts in zip(*BLOCKS))
+    chosen = [MEASURES.index(measure) for measure in measures]
+    # [layer, part, part, measure, ...] -> [layer, block, measure, ...] -> [measure, block, layer, ...]
+    return [torch.as_tensor(v[:, rows, columns].swapaxes(0, 2)[chosen]) for v in found]
 
 
 _precision_lock = threading.RLock()

@@ -1,5 +1,6 @@
 """The compiled kernels: the same numbers as plain torch and the oracle, whoever computes them and how."""
 
+import json
 import os
 import subprocess
 import sys
@@ -359,3 +360,18 @@ def test_both_cuda_paths_match_the_oracle(monkeypatch, wanted, n, sizes):
     x[1, :, 0] = 0
     x[1, :, -1] = 3
     assert_matches_oracle(x.cuda(), sizes)
+
+
+# the page
+
+
+def test_the_tables_of_the_performance_pages_are_those_that_were_measured():
+    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "benchmarks"))
+    try:
+        import report
+    finally:
+        del sys.path[0]
+    results = json.loads(report.RESULTS.read_text(encoding="utf-8"))
+    for language, path in report.PAGES.items():
+        text = path.read_text(encoding="utf-8")
+        assert report.page(text, results, language) == text, f"{path.name}: python tests/benchmarks/report.py write"
