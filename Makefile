@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== making the environment in $(VENV) (several minutes the first time)"
 	@$(PYTHON) -m venv $(VENV) || { echo "The venv module is missing. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,site,class]"
 	@echo "== compiling, so that later starts are quick"
 	@$(BIN)/python -m compileall -qq -j 2 $(VENV)/lib || true
 	@$(BIN)/python -c "from helpers.similarity import compile_kernels; compile_kernels()"
