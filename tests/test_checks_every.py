@@ -157,6 +157,7 @@ def test_what_nobody_thought_of_is_still_one_sentence(language, monkeypatch):
 
 def test_the_kind_that_came_and_the_kind_expected_are_named():
     assert verdict("5.2", [54])[1] == "expected a number, got list"
+    assert verdict("2.2", math.nan)[1] == "expected a finite number, got nan"
     assert verdict("5.2", 400.5)[1] == "expected a whole number, got 400.5"
     assert verdict("4.1", 3)[1] == "expected a function, got int"
     assert verdict("4.1", lambda counts, edges: "S")[1] == "expected a tensor of numbers, got str"
@@ -173,6 +174,60 @@ def test_the_second_word_must_have_the_counts_of_every_layer(smollm2):
     assert "(100,)" in verdict("4.2", histograms, *smollm2)[1]
     histograms["cosine"]["QQ"].__dict__["counts"] = counts
     assert "other counts" in verdict("4.2", histograms, *smollm2)[1]
+
+
+# ---- typical mistakes that the other files do not have -------------------------------------------
+
+
+def other_error(module, x):
+    if x.shape[-1] != 3:
+        raise IndexError("nothing was caught")
+    return module(x).clone()
+
+
+def one_length_for_all_heads(offset, d_head, generator):
+    random = torch.randn(offset.shape, generator=generator)
+    return random / random.norm(dim=-1, keepdim=True) * offset.norm(dim=-1, keepdim=True)
+
+
+def own_generator(offset, d_head, generator):
+    return FUNCTIONS["9.1"](offset, d_head, torch.Generator().manual_seed(next(seeds)))
+
+
+seeds = iter(range(10**6))
+MISTAKES = [
+    ("1.1", (other_error,), "IndexError"),
+    ("3.2", (1_048_576, 512 * 513 // 2), "đường chéo|diagonal"),
+    ("3.3", (lambda similarity, mask, code: 100 * FUNCTIONS["3.3"](similarity, mask, code),), "0 và 1|0 and 1"),
+    ("4.1", (lambda counts, edges: counts[..., (edges[1:] + edges[:-1]).abs() / 2 > 0.8].sum(-1) / counts.sum(-1),),
+     "phần giữa|the middle"),
+    ("4.1", (lambda counts, edges: -FUNCTIONS["4.1"](counts, edges),), "ngược dấu|reversed"),
+    ("4.3", (99, *VALUES["4.3"][1:]), "từ 0 đến 8|from 0 to 8"),
+    ("5.2", (402,), "ít câu hơn|fewer"),
+    ("5.2", (1,), "hai câu|two sentences"),
+    ("6.3", (lambda x: 1 / FUNCTIONS["6.3"](x),), "nghịch đảo|inverse"),
+    ("7.1", (lambda n_layer, sizes: -1.0,), "số dương|positive"),
+    ("7.3", (10, *VALUES["7.3"][1:]), "từ 0 đến 9|from 0 to 9"),
+    ("8.3", ([0, 99], *VALUES["8.3"][1:]), "từ 0 đến 3|from 0 to 3"),
+    ("9.1", (one_length_for_all_heads,), "từng đầu thì chưa|not in each head"),
+    ("9.1", (lambda offset, d_head, generator: torch.randn(offset.shape, generator=generator),), "chuẩn|norm"),
+    ("9.1", (lambda offset, d_head, generator: -offset,), "hướng ngẫu nhiên|draw one"),
+    ("9.1", (own_generator,), "cùng một generator|same generator"),
+    ("9.2", (lambda q, c: q @ c,), "phép chia|division"),
+    ("9.2", (lambda q, c: q @ c / q.shape[-1],), "căn bậc hai|square root"),
+    ("9.2", (lambda q, c: q.sum(dim=-1),), "số hạng|last term"),
+    ("9.3", (lambda q, k, m: (q @ m, k @ torch.linalg.inv(m)),), "chuyển vị|transposed"),
+    ("9.3", (lambda q, k, m: (q @ m, k),), "khử|undo"),
+    ("9.3", (lambda q, k, m: (q, k),), "q M"),
+    ("9.3", (lambda q, k, m: (q @ m, ...),), "còn thiếu|still missing"),
+    ("10.1", (lambda ids, pieces: None,), "không tìm thấy|finds nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "answers", "hint"), MISTAKES, ids=[f"{m[0]}-{i}" for i, m in enumerate(MISTAKES)])
+def test_a_typical_mistake_gets_its_own_hint(language, number, answers, hint):
+    right, said = verdict(number, *answers)
+    assert not right and re.search(hint, said), said
 
 
 # ---- never the answer ----------------------------------------------------------------------------
@@ -202,7 +257,7 @@ def forms(answer):
 
 def hints(number):
     mistakes = [(n, a if isinstance(a, tuple) else (a,)) for n, a, _ in
-                [*test_checks.MISTAKES, *test_checks_0708.MISTAKES, *test_checks_10.MISTAKES]]  # fmt: skip
+                [*MISTAKES, *test_checks.MISTAKES, *test_checks_0708.MISTAKES, *test_checks_10.MISTAKES]]  # fmt: skip
     wrong = answers_of(number) + [answers for n, answers in mistakes if n == number]
     said = [verdict(number, *answers) for answers in wrong + (near(number) if number in VALUES else [])]
     assert not any(right for right, _ in said)
@@ -222,7 +277,7 @@ def test_no_hint_contains_a_line_of_the_solution(language, number):
     code = [
         line.split("#")[0] for line in SOLUTIONS[number].splitlines() if not line.startswith(("#", "check", "print"))
     ]
-    parts = ["".join(re.sub(r"^.*?(return | = )", "", line).split()) for line in code]
+    parts = ["".join(part.split()) for line in code for part in re.split(r"^.*?(?:return | = )|,(?![^(]*\))", line)]
     parts = [part for part in parts if len(part) > 8 and not part.startswith("def")]
     assert parts
     for hint in hints(number):
