@@ -647,7 +647,8 @@ def _share_within(share_within):
 def _heads_outside(heads, interval, pooled):
     low, high = (np.asarray(side.cpu(), dtype=np.float64) for side in (interval.low, interval.high))
     outside = {h for h in range(len(low)) if not low[h] <= float(pooled) <= high[h]}
-    if getattr(heads, "dtype", None) in (torch.bool, np.dtype(bool)):
+    truths = isinstance(heads, (list, tuple)) and {type(head) for head in heads} == {bool}
+    if truths or getattr(heads, "dtype", None) in (torch.bool, np.dtype(bool)):
         return (
             "đây là mặt nạ đúng/sai: cần *số thứ tự* các đầu",
             "that is a mask: the *numbers* of the heads are needed",

@@ -209,6 +209,7 @@ MISTAKES = [
     ("7.1", (lambda n_layer, sizes: -1.0,), "số dương|positive"),
     ("7.3", (10, *VALUES["7.3"][1:]), "từ 0 đến 9|from 0 to 9"),
     ("8.3", ([0, 99], *VALUES["8.3"][1:]), "từ 0 đến 3|from 0 to 3"),
+    ("8.3", ([True, False, True, False], *VALUES["8.3"][1:]), "mặt nạ|mask"),
     ("9.1", (one_length_for_all_heads,), "từng đầu thì chưa|not in each head"),
     ("9.1", (lambda offset, d_head, generator: torch.randn(offset.shape, generator=generator),), "chuẩn|norm"),
     ("9.1", (lambda offset, d_head, generator: -offset,), "hướng ngẫu nhiên|draw one"),
