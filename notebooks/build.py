@@ -13,9 +13,11 @@ import argparse
 import base64
 import hashlib
 import io
+import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import jupytext
@@ -100,20 +102,65 @@ def assemble(path, language):
 
 
 def links(path, language):
-    """Links to the neighbours and to the other language."""
+    """A menu of all notebooks, the neighbours at its ends, and the same notebook in the other language."""
     names = [source.stem for source in sources()]
     at = names.index(path.stem)
     other = next(name for name in LANGUAGES if name != language)
-    parts = [f"[{LANGUAGES[other]}](../{other}/{path.stem}.ipynb)"]
+    parts = [f"[{name[:2]}]({name}.ipynb)" if name != path.stem else f"**{name[:2]}**" for name in names]
     if at > 0:
-        parts.insert(0, f"[← {names[at - 1]}]({names[at - 1]}.ipynb)")
+        parts.insert(0, f"[← {names[at - 1][:2]}]({names[at - 1]}.ipynb)")
     if at + 1 < len(names):
-        parts.append(f"[{names[at + 1]} →]({names[at + 1]}.ipynb)")
-    return " · ".join(parts)
+        parts.append(f"[{names[at + 1][:2]} →]({names[at + 1]}.ipynb)")
+    return " · ".join([*parts, f"[{LANGUAGES[other]}](../{other}/{path.stem}.ipynb)"])
+
+
+# How long a reader takes.  An estimate: no reader was timed; docs/teaching.md says where it comes from.
+WORDS_PER_MINUTE = 120
+CODE_LINES_PER_MINUTE = 10
+MINUTES_EACH = {"exercises": 8, "predictions": 1, "figures": 1, "questions": 1}
+
+
+def workload(path):
+    """What a reader of one notebook meets, counted in the English text and the shared code.
+
+    Not counted: the references, the setup cell, the cells of imports, and the solutions.
+    """
+    pairs = read_pairs(path)
+    text = "\n".join(content["en"] for kind, content in pairs if kind == "text").split("\n## References")[0]
+    cells = [cell for kind, cell in pairs if kind == "code" and not {"setup", "solution"} & _tags(cell)]
+    code = [cell.source for cell in cells if not cell.source.startswith(("import ", "from "))]
+    questions = text.partition("\n## Check yourself")[2].partition("<details>")[0]
+    return {
+        "words": len(text.split()),
+        "lines of code": sum(bool(line.strip()) for source in code for line in source.splitlines()),
+        "exercises": sum("exercise" in _tags(cell) for cell in cells),
+        "predictions": text.count("**Predict"),
+        "figures": sum(bool(re.search(r"^figure\w* = |^explorer\.figure", source, re.MULTILINE)) for source in code),
+        "questions": len(re.findall(r"^\d\. ", questions, re.MULTILINE)),
+    }
+
+
+def _tags(cell):
+    return set(cell.metadata.get("tags", []))
+
+
+def working_minutes(path):
+    """Minutes of reading, predicting, exercises and self-check questions, by rule; the computer's time is extra."""
+    load = workload(path)
+    reading = load["words"] / WORDS_PER_MINUTE + load["lines of code"] / CODE_LINES_PER_MINUTE
+    return reading + sum(minutes * load[what] for what, minutes in MINUTES_EACH.items())
+
+
+def keep_time(path, language, seconds):
+    """Write down how long the computer took for one notebook, in whole seconds, in times.json."""
+    target = HERE / "times.json"
+    times = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
+    times.setdefault(path.stem, {})[language] = round(seconds)
+    target.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def execute(notebook, folder, title):
-    """Run all cells in `folder`, with a progress bar; leave nothing that changes from run to run."""
+    """Run all cells in `folder`, with a progress bar; leave nothing that changes from run to run.  Returns seconds."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     with tqdm(total=len(code), desc=title, unit="cell") as bar:
         client = NotebookClient(
@@ -126,7 +173,9 @@ def execute(notebook, folder, title):
             coalesce_streams=True,
             on_cell_executed=lambda **_: bar.update(),
         )
+        start = time.perf_counter()
         client.execute()
+        seconds = time.perf_counter() - start
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.metadata.pop("widgets", None)
     for output in (output for cell in code for output in cell.outputs if "image/png" in output.get("data", {})):
@@ -134,6 +183,7 @@ def execute(notebook, folder, title):
     for cell in code:
         # a widget is drawn anew by each kernel; its stored view would be an id and nothing else
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    return seconds
 
 
 def smaller(png):
@@ -157,7 +207,7 @@ def build(prefix):
             notebook = assemble(path, language)
             target = stored(path, language)
             target.parent.mkdir(exist_ok=True)
-            execute(notebook, target.parent, f"{language}/{path.stem}")
+            keep_time(path, language, execute(notebook, target.parent, f"{language}/{path.stem}"))
             nbformat.write(notebook, target)
             for image, data in readme_figures(notebook, path.stem, language).items():
                 image.parent.mkdir(parents=True, exist_ok=True)

@@ -275,7 +275,7 @@ def test_every_exercise_has_a_solution_that_passes_its_check(path):
         number = re.search(r'check\("([\d.]+)"', exercise.source).group(1)
         assert "exercise" in exercise.metadata.tags and "solution" in solution.metadata.tags
         assert exercise.outputs[0].text.startswith(f"○ {number} ")  # open, with a hint, and no traceback
-        assert solution.outputs[0].text.startswith(f"✓ {number}\n")
+        assert solution.outputs[0].text.startswith(f"✓ {number} · ")
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -18,7 +18,7 @@ r"""
 - đối chiếu từng khẳng định với ngưỡng *đặt ra trước khi xem kết quả*;
 - giải thích vì sao tầng 0 là trường hợp đặc biệt.
 
-**Thời gian:** khoảng 50 phút. **Cần biết trước:** bài 01 đến 03.
+**Thời gian:** khoảng 55 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 01 đến 03.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - hold each claim against a threshold *fixed before the result is seen*;
 - explain why layer 0 is a special case.
 
-**Time:** about 50 minutes. **You need:** notebooks 01 to 03.
+**Time:** about 55 minutes of reading and exercises; the computer runs for about 25 seconds. **You need:** notebooks 01 to 03.
 """
 
 # %% tags=["setup"]

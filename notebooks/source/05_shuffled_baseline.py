@@ -18,7 +18,7 @@ r"""
 - nói phân phối theo giả thuyết không (null) rộng bao nhiêu với $n$ câu, và tránh cái bẫy $n$ nhỏ;
 - đọc thận trọng các phép đối chứng: từ khác, dấu chấm, mô hình chưa huấn luyện.
 
-**Thời gian:** khoảng 60 phút. **Cần biết trước:** bài 02 và 04.
+**Thời gian:** khoảng 55 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 02 và 04.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - say how wide the null distribution is for $n$ sentences, and avoid the trap of small $n$;
 - read controls with care: other words, the full stop, an untrained model.
 
-**Time:** about 60 minutes. **You need:** notebooks 02 and 04.
+**Time:** about 55 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 02 and 04.
 """
 
 # %% tags=["setup"]

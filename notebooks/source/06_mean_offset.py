@@ -19,7 +19,7 @@ r"""
 - kiểm tra *luật một đường cong*: mọi biểu đồ là phân phối theo giả thuyết không (null) ở cỡ mẫu hiệu dụng (effective sample size);
 - viết bảng phán quyết mà mọi con số đều do mã tính ra.
 
-**Thời gian:** khoảng 70 phút. **Cần biết trước:** bài 02, 04 và 05.
+**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 02, 04 và 05.
 """
 
 # %% [markdown] lang="en"
@@ -35,7 +35,7 @@ r"""
 - test the *one-curve law*: every histogram is the null distribution at an effective sample size;
 - write a table of verdicts in which every number is computed.
 
-**Time:** about 70 minutes. **You need:** notebooks 02, 04 and 05.
+**Time:** about 60 minutes of reading and exercises; the computer runs for about 25 seconds. **You need:** notebooks 02, 04 and 05.
 """
 
 # %% tags=["setup"]

@@ -18,7 +18,7 @@ r"""
 - tách độ dời trung bình khỏi độ phân tán quanh trung bình, và theo dõi từng thứ theo chiều sâu;
 - so tầng nông với tầng sâu bằng ngưỡng đặt trước và phán quyết do mã tính ra.
 
-**Thời gian:** khoảng 60 phút. **Cần biết trước:** bài 01 đến 06.
+**Thời gian:** khoảng 70 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 01 đến 06.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - separate the mean offset from the spread around the mean, and follow each with depth;
 - compare early and deep layers by thresholds fixed beforehand and a verdict that the code computes.
 
-**Time:** about 60 minutes. **You need:** notebooks 01 to 06.
+**Time:** about 70 minutes of reading and exercises; the computer runs for about 25 seconds. **You need:** notebooks 01 to 06.
 """
 
 # %% tags=["setup"]

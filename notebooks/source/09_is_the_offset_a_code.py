@@ -19,7 +19,7 @@ r"""
 - dựng một mô hình *khác biểu đồ nhưng cùng logit*: tự do gauge (gauge freedom);
 - kết luận riêng cho Q, cho K và cho V bằng ngưỡng đặt trước.
 
-**Thời gian:** khoảng 90 phút, trong đó máy tính chạy từ ba đến mười phút. **Cần biết trước:** bài 01, 04, 06 và 08.
+**Thời gian:** khoảng 105 phút đọc và làm bài tập; máy tính chạy khoảng 10 phút. **Cần biết trước:** bài 01, 04, 06 và 08.
 """
 
 # %% [markdown] lang="en"
@@ -35,7 +35,7 @@ r"""
 - build a model with *another histogram and the same logits*: gauge freedom;
 - conclude for Q, for K and for V separately, by thresholds set beforehand.
 
-**Time:** about 90 minutes, of which the computer runs for three to ten. **You need:** notebooks 01, 04, 06 and 08.
+**Time:** about 105 minutes of reading and exercises; the computer runs for about 10 minutes. **You need:** notebooks 01, 04, 06 and 08.
 """
 
 # %% tags=["setup"]
