@@ -126,7 +126,7 @@ assert torch.allclose(unit.T @ unit, cosine_similarity(x))
 r"""
 ## 2. Hệ số tương quan: trừ trung bình trước đã
 
-Hệ số tương quan Pearson *chính là* độ tương đồng cosine, tính sau khi trừ trung bình của mỗi cột (mean-centring). Toàn bộ khác biệt giữa hai phép đo nằm trong một dòng.
+Hệ số tương quan Pearson *chính là* độ tương đồng cosine, tính sau khi trừ trung bình (mean-centring) ở mỗi cột. Toàn bộ khác biệt giữa hai phép đo nằm trong một dòng.
 """
 
 # %% [markdown] lang="en"
@@ -308,7 +308,7 @@ check("2.2", m_needed)
 r"""
 ## 5. Trên mô hình thật
 
-Lấy Q, K, V của " her" trong mọi câu, ở một tầng nông (early layer). **Dự đoán:** bao nhiêu phần trăm các chiều có độ dời lớn hơn độ lệch chuẩn ($|m|>1$)?
+Lấy Q, K, V của " her" trong mọi câu, ở một tầng nông (early layer). **Dự đoán:** bao nhiêu phần trăm số chiều có độ dời lớn hơn độ lệch chuẩn ($|m|>1$)?
 """
 
 # %% [markdown] lang="en"

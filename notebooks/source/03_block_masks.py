@@ -269,7 +269,7 @@ check("3.2", n_qv, n_kk)
 r"""
 ## 4. Ma trận thật
 
-Ma trận tương đồng cosine (cosine similarity) của " her" ở một tầng nông (early layer). Để nhìn rõ, hình chỉ vẽ một phần mười hai số chiều (cứ 12 chiều lấy 1).
+Ma trận độ tương đồng cosine (cosine similarity) của " her" ở một tầng nông (early layer). Để nhìn rõ, hình chỉ vẽ một phần mười hai số chiều (cứ 12 chiều lấy 1).
 """
 
 # %% [markdown] lang="en"

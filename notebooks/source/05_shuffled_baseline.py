@@ -241,7 +241,7 @@ Ba cột là chỉ số nụ cười $S$: cosine; tương quan; tương quan sau
 
 ## 4. Với $n$ câu, ngẫu nhiên rộng bao nhiêu?
 
-Hai chiều độc lập, phân phối chuẩn, $n$ câu: hệ số tương quan có mật độ (density) tỉ lệ đúng bằng $(1-r^2)^{(n-4)/2}$ nhân một hằng số, và có độ lệch chuẩn (standard deviation) $1/\sqrt{n-1}$. Hãy kiểm bằng mô phỏng.
+Hai chiều độc lập, phân phối chuẩn, $n$ câu: hệ số tương quan có mật độ (density) chính xác, tỉ lệ với $(1-r^2)^{(n-4)/2}$, và độ lệch chuẩn (standard deviation) $1/\sqrt{n-1}$. Hãy kiểm tra bằng mô phỏng.
 """
 
 # %% [markdown] lang="en"
@@ -404,7 +404,7 @@ print(f"{say('đã huấn luyện', 'trained')}   median |m| {float(m.median()):
 
 # %% [markdown] lang="vi"
 r"""
-Đọc thận trọng. Kết quả này phụ thuộc vào *cách khởi tạo*: với SmolLM2-135M, ở tầng này mô hình chưa huấn luyện không cười, vì độ dời tương đối $|m|$ còn nhỏ. Kiến trúc khác, hoặc khởi tạo khác, có thể cười mà chưa học gì (GPT-2: hãy chạy khi có Hub). Vậy không thể nói "huấn luyện tạo ra nụ cười" một cách tổng quát; chỉ có thể nói: với mô hình này và cách khởi tạo này, độ dời tương đối đã lớn lên trong quá trình huấn luyện.
+Hãy đọc thận trọng. Kết quả này phụ thuộc vào *cách khởi tạo*: với SmolLM2-135M, ở tầng này mô hình chưa huấn luyện không cười, vì độ dời tương đối $|m|$ còn nhỏ. Kiến trúc khác, hoặc khởi tạo khác, có thể cười mà chưa học gì (GPT-2: hãy chạy khi có Hub). Vậy không thể nói "huấn luyện tạo ra nụ cười" một cách tổng quát; chỉ có thể nói: với mô hình này và cách khởi tạo này, độ dời tương đối đã lớn lên trong quá trình huấn luyện.
 
 ### Bài tập 5.3
 Viết `flip_sentences(x, generator)`: nhân mỗi hàng của `x` (`[token, feature]`) với +1 hoặc −1 ngẫu nhiên, cùng một dấu cho cả hàng.

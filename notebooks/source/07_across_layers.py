@@ -82,7 +82,7 @@ from helpers.widgets import layer_explorer
 r"""
 ## 1. Trước khi chạy: cần bao nhiêu bộ nhớ?
 
-Mô hình càng lớn, câu hỏi này càng đáng đặt ra *trước*. Ta chỉ cần kích thước của Q, K, V. Cách rẻ nhất để biết: chỉ lấy tầng 0; lần chạy xuôi (forward pass) dừng ngay ở đó.
+Mô hình càng lớn, câu hỏi này càng đáng đặt ra *trước*. Ta chỉ cần kích thước của Q, K, V. Cách rẻ nhất để biết: chỉ lấy tầng 0; lượt truyền xuôi (forward pass) dừng ngay ở đó.
 
 **Dự đoán.** Thứ nào tốn bộ nhớ hơn: Q, K, V của mọi tầng, hay các ma trận tương đồng $F\times F$ của mọi tầng ($F$ là tổng số chiều (feature) của Q, K và V)?
 """
@@ -125,7 +125,7 @@ for what, cost in costs.items():
 
 # %% [markdown] lang="vi"
 r"""
-Dòng thứ hai là cái giá của mọi token, kể cả phần đệm; `positions` giúp ta khỏi phải trả. Dòng thứ ba tính cho hai token (đích và đối chứng), hai phép đo, mọi tầng; `block_histograms` không bao giờ giữ ma trận ấy: mỗi lúc nó chỉ giữ vài dải như dòng cuối, đếm vào các khoảng chia (bin) rồi bỏ đi. (Bản thân mô hình tốn thêm bộ nhớ cho trọng số và cho lần chạy xuôi.)
+Dòng thứ hai là cái giá của mọi token, kể cả phần đệm; `positions` giúp ta khỏi phải trả. Dòng thứ ba tính cho hai token (đích và đối chứng), hai phép đo, mọi tầng; `block_histograms` không bao giờ giữ ma trận ấy: mỗi lúc nó chỉ giữ vài dải như dòng cuối, đếm vào các khoảng chia (bin) rồi bỏ đi. (Bản thân mô hình tốn thêm bộ nhớ cho trọng số và cho lượt truyền xuôi.)
 
 ### Bài tập 7.1
 Viết `matrix_gigabytes(n_layer, sizes)`: các ma trận tương đồng $F\times F$ kiểu float32 của *mọi tầng* và *cả hai phép đo*, cho *một* token, chiếm bao nhiêu gigabyte ($10^9$ byte)? Lời giải dùng nó cho GPT-2 XL, có 48 tầng và 1600 chiều cho mỗi phần Q, K, V.
@@ -235,7 +235,7 @@ print(tuple(target["cosine"]["QQ"].counts.shape), list(BLOCKS))
 
 # %% [markdown] lang="vi"
 r"""
-Kích thước trên là `[tầng, khoảng chia]`. Trên SmolLM2-135M, cả hai token, hai phép đo, sáu khối, mọi tầng, kể cả các lần chạy xuôi, mất chưa đến 15 giây với hai nhân CPU.
+Kích thước trên là `[tầng, khoảng chia]`. Trên SmolLM2-135M, cả hai token, hai phép đo, sáu khối, mọi tầng, kể cả các lượt truyền xuôi, mất chưa đến 15 giây với hai nhân CPU.
 
 ## 4. Bản đồ nhiệt của cosine
 
@@ -405,7 +405,7 @@ figure = plot_depth(relative, "relative_offset", log=True, title=model.provenanc
 
 # %% [markdown] lang="vi"
 r"""
-Hình thứ hai là tỉ số $|\mu|/\sigma$ của một chiều điển hình, cạnh token đối chứng. Hai hình này *không* cho biết từng chiều: vài chiều có độ dời rất lớn có thể chi phối rms, còn trung vị thì bỏ qua chúng. Chúng cũng không nói độ dời từ đâu mà có (bias, hay luồng dư (residual stream) đi qua ma trận chiếu).
+Hình thứ hai là tỉ số $|\mu|/\sigma$ của một chiều điển hình, cạnh token đối chứng. Hai hình này *không* cho biết từng chiều: vài chiều có độ dời rất lớn có thể chi phối rms, còn trung vị thì bỏ qua chúng. Chúng cũng không nói độ dời từ đâu mà có (bias, hay luồng dư (residual stream) đi qua phép chiếu).
 
 ## 7. Phân cực và cỡ mẫu hiệu dụng theo tầng
 
@@ -446,7 +446,7 @@ figure = plot_depth(curves, "effective_n", title=model.provenance)
 
 # %% [markdown] lang="vi"
 r"""
-Khoảng cách đến đường nét đứt là cấu trúc chung còn lại sau khi trừ trung bình. Hình này *không* cho biết cấu trúc ấy là gì. Nếu đường của token đối chứng cũng nằm dưới đường nét đứt, thì nằm dưới đó không phải là chuyện riêng của " her". Và nhắc lại từ bài 04: token đối chứng gồm nhiều từ khác nhau, nên phép so sánh này chưa hoàn toàn công bằng.
+Khoảng cách đến đường nét đứt là cấu trúc mà các chiều còn chung nhau sau khi trừ trung bình. Hình này *không* cho biết cấu trúc ấy là gì. Nếu đường của token đối chứng cũng nằm dưới đường nét đứt, thì nằm dưới đó không phải là chuyện riêng của " her". Và nhắc lại từ bài 04: token đối chứng gồm nhiều từ khác nhau, nên phép so sánh này chưa hoàn toàn công bằng.
 
 ## 8. Tầng nông với tầng sâu: phán quyết
 

@@ -316,7 +316,7 @@ figure = plot_blocks(
 
 # %% [markdown] lang="vi"
 r"""
-Vùng màu là token đích, đường đen là token đối chứng, đường xám đứt là mức nền xáo trộn (shuffle) mọi phần tử, đường chấm là phân phối null (phân phối theo giả thuyết không) của đúng $n$ câu ấy. Với ít câu, đường chấm cũng xòe ra hai đầu: hãy so với *nó*, đừng so với hình chuông trong trí nhớ.
+Vùng màu là token đích, đường đen là token đối chứng, đường xám nét đứt là mức nền xáo trộn (shuffle) mọi phần tử, đường chấm là phân phối null (phân phối theo giả thuyết không) của đúng $n$ câu ấy. Với ít câu, đường chấm cũng xòe ra hai đầu: hãy so với *nó*, đừng so với hình chuông trong trí nhớ.
 
 Hình này *không* cho biết nụ cười do trung bình hay do sự ghép cặp giữa các chiều (feature). Hình sau thì có.
 
