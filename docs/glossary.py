@@ -24,7 +24,7 @@ DATA = HERE / "glossary.yml"
 PAGES = {"en": HERE / "glossary.md", "vi": HERE / "glossary.vi.md"}
 MARKS = "<!-- terms: begin -->", "<!-- terms: end -->"
 NEEDED = {"en": str, "vi": str, "note_en": str, "note_vi": str}
-OPTIONAL = {"also_en": list, "also_vi": list, "avoid": list, "everyday": bool}
+OPTIONAL = {"also_en": list, "also_vi": list, "avoid": list, "everyday": bool, "first": bool}
 WORDS = {  # headings of the table, and what stands before the words of `avoid`
     "en": ("English", "Vietnamese", "meaning", "Not"),
     "vi": ("tiếng Việt", "tiếng Anh", "nghĩa", "Không viết"),
@@ -233,6 +233,26 @@ def missing_terms(data, where, vi, en):
     return missing
 
 
+def missing_glosses(data, where, text):
+    """Terms that a Vietnamese notebook uses for the first time without the English name in brackets near them."""
+    text = " ".join(re.sub(r"^#.*$", "", prose(text), flags=re.MULTILINE).split())  # a heading is too short for it
+    missing = []
+    for term in sorted(terms(data), key=lambda term: -len(term["vi"])):  # "tầng nông" before "tầng"
+        found = _words(term["vi"]).search(text)
+        if found and term.get("first"):
+            near = text[max(0, found.start() - 30) : found.end() + 45].casefold()
+            if not any(re.search(rf"\([^()]*\b{re.escape(name)}\b", near) for name in names(term, "en")):
+                missing.append(f"{where}: the first {term['vi']!r} lacks ({term['en']}): '{near}'")
+    return missing
+
+
+def notebooks(root=ROOT):
+    """(name, all Vietnamese text) of every notebook."""
+    for path in sorted((root / "notebooks" / "source").glob("*.py")):
+        cells = jupytext.read(path, fmt="py:percent").cells
+        yield path.stem, "\n".join(cell.source for cell in cells if cell.metadata.get("lang") == "vi")
+
+
 def problems_of(data, where, kind, text):
     """What is wrong with one Vietnamese text, one line each."""
     if not unicodedata.is_normalized("NFC", text):
@@ -250,7 +270,8 @@ def problems(data):
         if path.read_text(encoding="utf-8") != page(language, data)
     ]
     found += [line for item in texts() for line in problems_of(data, *item)]
-    return found + [line for pair in pairs() for line in missing_terms(data, *pair)]
+    found += [line for pair in pairs() for line in missing_terms(data, *pair)]
+    return found + [line for notebook in notebooks() for line in missing_glosses(data, *notebook)]
 
 
 def main():

@@ -23,6 +23,7 @@ glossary = load_glossary()
 DATA = glossary.load()
 TEXTS = list(glossary.texts())
 PAIRS = list(glossary.pairs())
+NOTEBOOKS = dict(glossary.notebooks())
 
 
 # ---- what is there -------------------------------------------------------------------------------
@@ -52,6 +53,11 @@ def test_a_text_keeps_to_the_glossary(place):
 def test_a_term_of_the_english_text_is_in_the_vietnamese_one(place):
     found = [item for item in PAIRS if item[0].split(",")[0] == place]
     assert [line for item in found for line in glossary.missing_terms(DATA, *item)] == []
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_gives_the_english_name_at_the_first_use_of_a_term(name):
+    assert glossary.missing_glosses(DATA, name, NOTEBOOKS[name]) == []
 
 
 def test_no_translation_is_on_the_list_of_what_is_not_used():
@@ -119,6 +125,13 @@ def test_a_term_left_out_of_the_translation_is_found():
         "there: 'heat map' in English, but no 'bản đồ nhiệt' in Vietnamese"
     ]
     assert len(glossary.missing_terms(DATA, "there", "Ở tầng nông.", "At early layers and at deep layers.")) == 1
+
+
+def test_a_first_use_without_the_english_name_is_found_and_a_heading_is_none():
+    right = "## 1. Bản đồ nhiệt\nMột **bản đồ nhiệt (heat map)**. Rồi bản đồ nhiệt khác, ở tầng nông (early layer)."
+    assert glossary.missing_glosses(DATA, "there", right) == []
+    found = glossary.missing_glosses(DATA, "there", right.replace(" (heat map)", ""))
+    assert len(found) == 1 and "the first 'bản đồ nhiệt' lacks (heat map)" in found[0]
 
 
 def test_vietnamese_is_read_out_of_code():

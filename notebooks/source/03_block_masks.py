@@ -292,7 +292,7 @@ figure = plot_similarity(similarity.cpu()[kept][:, kept], few, "cosine", title)
 
 # %% [markdown] lang="vi"
 r"""
-Đỏ là gần +1, xanh lam là gần −1. Sọc đậm là những chiều có độ dời trung bình (mean offset) lớn so với độ lệch chuẩn, sọc nhạt là những chiều có độ dời nhỏ. Các chiều ở sọc đậm "giống" hoặc "ngược" với rất nhiều chiều khác cùng một lúc. Hình không cho biết *bao nhiêu* cặp nằm ở hai đầu; muốn biết phải đếm.
+Đỏ là gần +1, xanh lam là gần −1. Sọc đậm là những chiều có độ dời trung bình (mean offset) lớn so với độ lệch chuẩn (standard deviation), sọc nhạt là những chiều có độ dời nhỏ. Các chiều ở sọc đậm "giống" hoặc "ngược" với rất nhiều chiều khác cùng một lúc. Hình không cho biết *bao nhiêu* cặp nằm ở hai đầu; muốn biết phải đếm.
 
 ## 5. Hai cách chọn một khối
 

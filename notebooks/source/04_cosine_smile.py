@@ -251,7 +251,7 @@ Vùng màu là token đích, đường đen là token đối chứng, đường 
 Đọc hình: hai đầu của vùng màu có cao hơn phần giữa không? VV có khác QQ và KK không? Token đối chứng có cùng dạng không? Hình này *không* cho biết nụ cười đến từ đâu, và mức nền xáo trộn mọi phần tử đã phá hai thứ *cùng lúc*: trung bình (và phương sai) riêng của từng chiều, và sự ghép cặp giữa các chiều. Bài 05 sẽ tách hai thứ ấy ra.
 
 ## 5. Các khối hỗn hợp (cross block)
-**Dự đoán.** Trong QK, QV và KV, khối nào cười giống QQ và KK nhất? (Hình dưới đây không cho biết một cặp QK gần ±1 có ảnh hưởng gì đến trọng số attention hay không.)
+**Dự đoán.** Trong QK, QV và KV, khối nào cười giống QQ và KK nhất? (Hình dưới đây không cho biết một cặp QK gần ±1 có ảnh hưởng gì đến trọng số attention (attention weight) hay không.)
 """
 
 # %% [markdown] lang="en"
@@ -434,7 +434,7 @@ r"""
 </details>
 
 ## Tóm tắt
-- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), nụ cười có thật ở QQ và KK tại tầng nông; bảng phán quyết cho biết nó còn giữ được đến đâu.
+- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), nụ cười có thật ở QQ và KK tại tầng nông (early layer); bảng phán quyết cho biết nó còn giữ được đến đâu.
 - Trừ trung bình thì nụ cười mất. Nhưng "không còn nụ cười" khác với "chỉ còn nhiễu".
 - Ngưỡng đặt trước, con số do ô mã tính ra, phán quyết có thể là "sai".
 

@@ -237,11 +237,11 @@ for block in ("QQ", "KK", "VV"):
 
 # %% [markdown] lang="vi"
 r"""
-Ba cột là chỉ số nụ cười $S$: cosine; tương quan; tương quan sau khi đổi dấu. Không một tích $x_{ti}x_{tj}$ nào thay đổi, vậy mà tương quan đã "cười". Vậy khác biệt giữa hai phép đo *chỉ* là trung bình. Thứ mà cosine nhìn thấy là một trục chính đi qua gốc tọa độ; trừ trung bình chỉ xóa được trục ấy khi mọi câu nằm về *cùng một phía*.
+Ba cột là chỉ số nụ cười $S$: cosine; tương quan; tương quan sau khi đổi dấu. Không một tích $x_{ti}x_{tj}$ nào thay đổi, vậy mà tương quan đã "cười". Vậy khác biệt giữa hai phép đo *chỉ* là trung bình. Thứ mà cosine nhìn thấy là một trục chính đi qua gốc tọa độ; trừ trung bình (mean-centring) chỉ xóa được trục ấy khi mọi câu nằm về *cùng một phía*.
 
 ## 4. Với $n$ câu, ngẫu nhiên rộng bao nhiêu?
 
-Hai chiều độc lập, phân phối chuẩn, $n$ câu: hệ số tương quan có mật độ (density) chính xác, tỉ lệ với $(1-r^2)^{(n-4)/2}$, và độ lệch chuẩn (standard deviation) $1/\sqrt{n-1}$. Hãy kiểm tra bằng mô phỏng.
+Hai chiều độc lập, phân phối chuẩn, $n$ câu: hệ số tương quan (correlation coefficient) có mật độ (density) chính xác, tỉ lệ với $(1-r^2)^{(n-4)/2}$, và độ lệch chuẩn (standard deviation) $1/\sqrt{n-1}$. Hãy kiểm tra bằng mô phỏng.
 """
 
 # %% [markdown] lang="en"
