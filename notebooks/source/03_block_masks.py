@@ -353,7 +353,7 @@ check("3.3", share_positive)
 r"""
 ## 6. Không cần đến ma trận
 
-Ma trận, mặt nạ và sáu lần quét tốn bộ nhớ và thời gian, trong khi ta chỉ cần biểu đồ tần suất (histogram). `block_histograms` tính từng dải hàng, đếm vào các khoảng chia (bin) rồi bỏ đi; ma trận lớn không bao giờ tồn tại. Nó cũng nhận luôn mọi tầng: `[tầng, câu, chiều]`.
+Ma trận, mặt nạ và sáu lần quét tốn bộ nhớ và thời gian, trong khi ta chỉ cần biểu đồ tần suất (histogram). `block_histograms` tính từng dải hàng, đếm vào các khoảng chia (bin) rồi bỏ đi; ma trận lớn không bao giờ tồn tại. Hàm này còn nhận mọi tầng cùng một lúc: `[tầng, câu, chiều]`.
 """
 
 # %% [markdown] lang="en"
@@ -417,7 +417,7 @@ r"""
 
 ## Tóm tắt
 - Tích ngoài của mã 1, 2, 3, lấy tam giác trên, đặt tên cho mọi cặp: QQ 1, QK 2, QV 3, KK 4, KV 6, VV 9.
-- Mặt nạ và lát cắt cho cùng một kết quả; lát cắt rẻ hơn; `block_histograms` còn không cần đến ma trận.
+- Mặt nạ và lát cắt cho cùng một kết quả; lát cắt đỡ tốn hơn; `block_histograms` thì không cần cả ma trận.
 - Mỗi bước đều có một phép kiểm tra thực sự: bước sai thì kiểm tra báo lỗi.
 
 ## Tài liệu

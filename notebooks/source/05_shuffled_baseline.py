@@ -309,7 +309,7 @@ Token đối chứng (control token) của bài 04 đổi từ câu này sang c�
 
 - một token **ngẫu nhiên** trong mỗi câu, khác nhau giữa các câu;
 - **dấu chấm** cuối câu: cùng một token, nhưng sau những câu khác nhau;
-- **" the"** ở vị trí 2 trở đi, trong cả hai bộ câu: một từ thường gặp khác;
+- **" the"** từ vị trí 2 trở đi, trong cả hai bộ câu: một từ thường gặp khác;
 - **" water"**: bộ câu thứ hai.
 
 **Dự đoán.** Dòng nào có $S>0$ ở QQ?
