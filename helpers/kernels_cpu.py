@@ -16,8 +16,9 @@ result: the numbers do not depend on who computed them.  Nothing here touches BL
 process-wide settings.
 """
 
-import threading
+import os
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -210,10 +211,19 @@ def _bin_band(y, n, product, product_step, columns, part, f, means, threshold, f
             _fold(table, bins, counts[q])
 
 
+@cache
+def _pool(n_threads):
+    """Threads that wait between calls: to start one takes longer than to standardise a layer."""
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="kernels_cpu")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+
+
 def _share(work, tasks, n_threads):
     """Call work(*task) for every task, on `n_threads` threads that take them from one queue."""
     tasks = deque(tasks)
-    errors = []
 
     def take():
         try:
@@ -223,18 +233,17 @@ def _share(work, tasks, n_threads):
                 except IndexError:
                     return
                 work(*task)
-        except Exception as error:  # noqa: BLE001 - raised again in the thread that called
+        except BaseException:
             tasks.clear()
-            errors.append(error)
+            raise
 
-    threads = [threading.Thread(target=take) for _ in range(min(n_threads, len(tasks)) - 1)]
-    for thread in threads:
-        thread.start()
-    take()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    others = [_pool(n_threads - 1).submit(take) for _ in range(min(n_threads, len(tasks)) - 1)]
+    try:
+        take()
+    finally:
+        for other in others:  # one that has not begun, because the pool serves another caller, is not waited for
+            if not other.cancel():
+                other.result()
 
 
 @cache
