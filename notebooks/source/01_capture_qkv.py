@@ -242,7 +242,7 @@ for i in range(4):
 r"""
 `Ġ` là cách bộ tách token (tokenizer) viết dấu cách. Các câu dài ngắn khác nhau, nên câu ngắn được đệm thêm ở bên phải cho đủ chiều dài; `attention_mask` ghi 1 ở token thật và 0 ở phần đệm.
 
-Từ đích không phải lúc nào cũng là đúng một token. Hãy xem thông báo lỗi khi chọn một từ bị tách làm nhiều mảnh:
+Không phải từ đích nào cũng gói gọn trong một token. Hãy xem thông báo lỗi khi chọn một từ bị tách làm nhiều mảnh:
 """
 
 # %% [markdown] lang="en"

@@ -126,7 +126,7 @@ assert torch.allclose(unit.T @ unit, cosine_similarity(x))
 r"""
 ## 2. Hệ số tương quan: trừ trung bình trước đã
 
-Hệ số tương quan Pearson *chính là* độ tương đồng cosine, tính sau khi trừ trung bình của mỗi cột (mean-centring). Toàn bộ khác biệt giữa hai phép đo nằm trong một dòng.
+Hệ số tương quan Pearson *chính là* độ tương đồng cosine, tính sau khi trừ trung bình (mean-centring) ở mỗi cột. Toàn bộ khác biệt giữa hai phép đo nằm trong một dòng.
 """
 
 # %% [markdown] lang="en"
@@ -308,7 +308,7 @@ check("2.2", m_needed)
 r"""
 ## 5. Trên mô hình thật
 
-Lấy Q, K, V của " her" trong mọi câu, ở một tầng nông (early layer). **Dự đoán:** bao nhiêu phần trăm các chiều có độ dời lớn hơn độ lệch chuẩn ($|m|>1$)?
+Lấy Q, K, V của " her" trong mọi câu, ở một tầng nông (early layer). **Dự đoán:** bao nhiêu phần trăm số chiều có độ dời lớn hơn độ lệch chuẩn ($|m|>1$)?
 """
 
 # %% [markdown] lang="en"
@@ -420,7 +420,7 @@ print("helpers", float(pearson_correlation(torch.tensor(constants))[0, 1]))
 
 # %% [markdown] lang="vi"
 r"""
-Trung bình của 54 số 0,1 trong máy không đúng bằng 0,1, nên cột "đã trừ trung bình" chỉ còn sai số làm tròn, và NumPy có thể đo tương quan của chính sai số đó. `helpers` coi một chiều là hằng số khi nó chỉ dao động ở mức sai số làm tròn, trả về `NaN`, và *đếm* những cặp như thế.
+Trong máy tính, trung bình của 54 số 0,1 không bằng đúng 0,1, nên cột "đã trừ trung bình" chỉ còn sai số làm tròn, và NumPy có thể đo tương quan của chính sai số đó. `helpers` coi một chiều là hằng số khi nó chỉ dao động ở mức sai số làm tròn, trả về `NaN`, và *đếm* những cặp như thế.
 
 Chuyện này có thật: ở tầng 0 của một mô hình dùng mã hóa vị trí xoay (RoPE), " her" có cùng Q, K, V (lấy trước khi xoay) trong mọi câu, vì chưa có ngữ cảnh nào chạm đến nó.
 """
@@ -453,7 +453,7 @@ Hai số trên là tỉ lệ cặp không xác định ở tầng 0: của tươ
 
 1. Nhân với số dương: cả hai không đổi. Nhân với số âm: cả hai đổi dấu.
 2. Chỉ cosine.
-3. Với mọi $r$: chỉ khi cả hai độ dời bằng 0. (Với một $r$ riêng biệt có thể trùng ngẫu nhiên, chẳng hạn $r=1$ và $m_i=m_j$.) Nếu chỉ một độ dời bằng 0 thì $\cos=r/\sqrt{1+m^2}$, nhỏ hơn về độ lớn khi $r\ne0$.
+3. Với mọi $r$: chỉ khi cả hai độ dời bằng 0. (Với một giá trị $r$ cụ thể, hai số có thể tình cờ trùng nhau, chẳng hạn khi $r=1$ và $m_i=m_j$.) Nếu chỉ một độ dời bằng 0 thì $\cos=r/\sqrt{1+m^2}$, nhỏ hơn về độ lớn khi $r\ne0$.
 4. Có: chọn $m_im_j=0{,}5$.
 </details>
 

@@ -269,7 +269,7 @@ check("3.2", n_qv, n_kk)
 r"""
 ## 4. Ma trận thật
 
-Ma trận tương đồng cosine (cosine similarity) của " her" ở một tầng nông (early layer). Để nhìn rõ, hình chỉ vẽ một phần mười hai số chiều (cứ 12 chiều lấy 1).
+Ma trận độ tương đồng cosine (cosine similarity) của " her" ở một tầng nông (early layer). Để nhìn rõ, hình chỉ vẽ một phần mười hai số chiều (cứ 12 chiều lấy 1).
 """
 
 # %% [markdown] lang="en"
@@ -292,7 +292,7 @@ figure = plot_similarity(similarity.cpu()[kept][:, kept], few, "cosine", title)
 
 # %% [markdown] lang="vi"
 r"""
-Đỏ là gần +1, xanh lam là gần −1. Sọc đậm là những chiều có độ dời trung bình (mean offset) lớn so với độ lệch chuẩn, sọc nhạt là những chiều có độ dời nhỏ. Các chiều ở sọc đậm "giống" hoặc "ngược" với rất nhiều chiều khác cùng một lúc. Hình không cho biết *bao nhiêu* cặp nằm ở hai đầu; muốn biết phải đếm.
+Đỏ là gần +1, xanh lam là gần −1. Sọc đậm là những chiều có độ dời trung bình (mean offset) lớn so với độ lệch chuẩn (standard deviation), sọc nhạt là những chiều có độ dời nhỏ. Các chiều ở sọc đậm "giống" hoặc "ngược" với rất nhiều chiều khác cùng một lúc. Hình không cho biết *bao nhiêu* cặp nằm ở hai đầu; muốn biết phải đếm.
 
 ## 5. Hai cách chọn một khối
 
@@ -353,7 +353,7 @@ check("3.3", share_positive)
 r"""
 ## 6. Không cần đến ma trận
 
-Ma trận, mặt nạ và sáu lần quét tốn bộ nhớ và thời gian, trong khi ta chỉ cần biểu đồ tần suất (histogram). `block_histograms` tính từng dải hàng, đếm vào các khoảng chia (bin) rồi bỏ đi; ma trận lớn không bao giờ tồn tại. Nó cũng nhận luôn mọi tầng: `[tầng, câu, chiều]`.
+Ma trận, mặt nạ và sáu lần quét tốn bộ nhớ và thời gian, trong khi ta chỉ cần biểu đồ tần suất (histogram). `block_histograms` tính từng dải hàng, đếm vào các khoảng chia (bin) rồi bỏ đi; ma trận lớn không bao giờ tồn tại. Hàm này còn nhận mọi tầng cùng một lúc: `[tầng, câu, chiều]`.
 """
 
 # %% [markdown] lang="en"
@@ -417,7 +417,7 @@ r"""
 
 ## Tóm tắt
 - Tích ngoài của mã 1, 2, 3, lấy tam giác trên, đặt tên cho mọi cặp: QQ 1, QK 2, QV 3, KK 4, KV 6, VV 9.
-- Mặt nạ và lát cắt cho cùng một kết quả; lát cắt rẻ hơn; `block_histograms` còn không cần đến ma trận.
+- Mặt nạ và lát cắt cho cùng một kết quả; lát cắt đỡ tốn hơn; `block_histograms` thì không cần cả ma trận.
 - Mỗi bước đều có một phép kiểm tra thực sự: bước sai thì kiểm tra báo lỗi.
 
 ## Tài liệu

@@ -13,7 +13,7 @@ r"""
 **Câu hỏi.** Tài liệu gốc của khóa học khẳng định: với cùng một từ trong nhiều câu, biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều (feature) có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V; ở khối Q–K độ tương đồng cũng cao; trừ trung bình (mean-centring) thì nụ cười biến mất và mọi khối trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
 
 **Sau bài này, bạn có thể**
-- tái hiện hình nụ cười ở nhiều tầng (layer), cạnh token đối chứng (control token) và mức nền (baseline);
+- tái hiện hình nụ cười ở nhiều tầng (layer), bên cạnh token đối chứng (control token) và mức nền (baseline);
 - đo độ "cười" bằng một con số thay vì bằng cảm giác;
 - đối chiếu từng khẳng định với ngưỡng *đặt ra trước khi xem kết quả*;
 - giải thích vì sao tầng 0 là trường hợp đặc biệt.
@@ -246,12 +246,12 @@ figure = plot_blocks(
 
 # %% [markdown] lang="vi"
 r"""
-Vùng màu là token đích, đường đen là token đối chứng, đường xám đứt là mức nền. Mọi hình con (panel) dùng chung một thang.
+Vùng màu là token đích, đường đen là token đối chứng, đường xám nét đứt là mức nền. Mọi hình con (panel) dùng chung một thang.
 
 Đọc hình: hai đầu của vùng màu có cao hơn phần giữa không? VV có khác QQ và KK không? Token đối chứng có cùng dạng không? Hình này *không* cho biết nụ cười đến từ đâu, và mức nền xáo trộn mọi phần tử đã phá hai thứ *cùng lúc*: trung bình (và phương sai) riêng của từng chiều, và sự ghép cặp giữa các chiều. Bài 05 sẽ tách hai thứ ấy ra.
 
 ## 5. Các khối hỗn hợp (cross block)
-**Dự đoán.** Trong QK, QV và KV, khối nào cười giống QQ và KK nhất? (Hình dưới đây không cho biết một cặp QK gần ±1 có ảnh hưởng gì đến trọng số attention hay không.)
+**Dự đoán.** Trong QK, QV và KV, khối nào cười giống QQ và KK nhất? (Hình dưới đây không cho biết một cặp QK gần ±1 có ảnh hưởng gì đến trọng số attention (attention weight) hay không.)
 """
 
 # %% [markdown] lang="en"
@@ -278,7 +278,7 @@ figure = plot_blocks(
 # %% [markdown] lang="vi"
 r"""
 ## 6. Trừ trung bình
-Cùng dữ liệu, cùng các hình con, nhưng dùng hệ số tương quan. Đường chấm là phân phối chính xác theo giả thuyết không (null), từ đây gọi là phân phối null: mật độ (density) của hệ số tương quan giữa hai chiều *độc lập* có phân phối chuẩn, với cùng số câu.
+Cùng dữ liệu, cùng các hình con, nhưng dùng hệ số tương quan. Đường chấm là phân phối theo giả thuyết không (null), từ đây gọi là phân phối null, ở dạng chính xác: mật độ (density) của hệ số tương quan giữa hai chiều *độc lập* có phân phối chuẩn, với cùng số câu.
 """
 
 # %% [markdown] lang="en"
@@ -434,7 +434,7 @@ r"""
 </details>
 
 ## Tóm tắt
-- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), nụ cười có thật ở QQ và KK tại tầng nông; bảng phán quyết cho biết nó còn giữ được đến đâu.
+- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), nụ cười có thật ở QQ và KK tại tầng nông (early layer); bảng phán quyết cho biết nó còn giữ được đến đâu.
 - Trừ trung bình thì nụ cười mất. Nhưng "không còn nụ cười" khác với "chỉ còn nhiễu".
 - Ngưỡng đặt trước, con số do ô mã tính ra, phán quyết có thể là "sai".
 

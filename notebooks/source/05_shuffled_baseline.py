@@ -237,11 +237,11 @@ for block in ("QQ", "KK", "VV"):
 
 # %% [markdown] lang="vi"
 r"""
-Ba cột là chỉ số nụ cười $S$: cosine; tương quan; tương quan sau khi đổi dấu. Không một tích $x_{ti}x_{tj}$ nào thay đổi, vậy mà tương quan đã "cười". Vậy khác biệt giữa hai phép đo *chỉ* là trung bình. Thứ mà cosine nhìn thấy là một trục chính đi qua gốc tọa độ; trừ trung bình chỉ xóa được trục ấy khi mọi câu nằm về *cùng một phía*.
+Ba cột là chỉ số nụ cười $S$: cosine; tương quan; tương quan sau khi đổi dấu. Không một tích $x_{ti}x_{tj}$ nào thay đổi, vậy mà tương quan đã "cười". Vậy khác biệt giữa hai phép đo *chỉ* là trung bình. Thứ mà cosine nhìn thấy là một trục chính đi qua gốc tọa độ; trừ trung bình (mean-centring) chỉ xóa được trục ấy khi mọi câu nằm về *cùng một phía*.
 
 ## 4. Với $n$ câu, ngẫu nhiên rộng bao nhiêu?
 
-Hai chiều độc lập, phân phối chuẩn, $n$ câu: hệ số tương quan có mật độ (density) tỉ lệ đúng bằng $(1-r^2)^{(n-4)/2}$ nhân một hằng số, và có độ lệch chuẩn (standard deviation) $1/\sqrt{n-1}$. Hãy kiểm bằng mô phỏng.
+Hai chiều độc lập, phân phối chuẩn, $n$ câu: hệ số tương quan (correlation coefficient) có mật độ (density) chính xác, tỉ lệ với $(1-r^2)^{(n-4)/2}$, và độ lệch chuẩn (standard deviation) $1/\sqrt{n-1}$. Hãy kiểm tra bằng mô phỏng.
 """
 
 # %% [markdown] lang="en"
@@ -309,7 +309,7 @@ Token đối chứng (control token) của bài 04 đổi từ câu này sang c�
 
 - một token **ngẫu nhiên** trong mỗi câu, khác nhau giữa các câu;
 - **dấu chấm** cuối câu: cùng một token, nhưng sau những câu khác nhau;
-- **" the"** ở vị trí 2 trở đi, trong cả hai bộ câu: một từ thường gặp khác;
+- **" the"** từ vị trí 2 trở đi, trong cả hai bộ câu: một từ thường gặp khác;
 - **" water"**: bộ câu thứ hai.
 
 **Dự đoán.** Dòng nào có $S>0$ ở QQ?
@@ -404,7 +404,7 @@ print(f"{say('đã huấn luyện', 'trained')}   median |m| {float(m.median()):
 
 # %% [markdown] lang="vi"
 r"""
-Đọc thận trọng. Kết quả này phụ thuộc vào *cách khởi tạo*: với SmolLM2-135M, ở tầng này mô hình chưa huấn luyện không cười, vì độ dời tương đối $|m|$ còn nhỏ. Kiến trúc khác, hoặc khởi tạo khác, có thể cười mà chưa học gì (GPT-2: hãy chạy khi có Hub). Vậy không thể nói "huấn luyện tạo ra nụ cười" một cách tổng quát; chỉ có thể nói: với mô hình này và cách khởi tạo này, độ dời tương đối đã lớn lên trong quá trình huấn luyện.
+Hãy đọc thận trọng. Kết quả này phụ thuộc vào *cách khởi tạo*: với SmolLM2-135M, ở tầng này mô hình chưa huấn luyện không cười, vì độ dời tương đối $|m|$ còn nhỏ. Kiến trúc khác, hoặc khởi tạo khác, có thể cười mà chưa học gì (GPT-2: hãy chạy khi có Hub). Vậy không thể nói "huấn luyện tạo ra nụ cười" một cách tổng quát; chỉ có thể nói: với mô hình này và cách khởi tạo này, độ dời tương đối đã lớn lên trong quá trình huấn luyện.
 
 ### Bài tập 5.3
 Viết `flip_sentences(x, generator)`: nhân mỗi hàng của `x` (`[token, feature]`) với +1 hoặc −1 ngẫu nhiên, cùng một dấu cho cả hàng.

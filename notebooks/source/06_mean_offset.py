@@ -152,7 +152,7 @@ explorer.figure
 
 # %% [markdown] lang="vi"
 r"""
-Đọc bảng: $S$ qua 0 từ trước khi độ dời bị lấy hết, và không giảm đều theo $a$. Lý do nằm trong đồng nhất thức: $m$ đi vào qua $m/\sqrt{1+m^2}$. Ở những chiều có độ dời rất lớn, biểu thức ấy đã bão hòa gần ±1, bỏ một nửa hầu như chưa đổi gì; những chiều có độ dời vừa phải thì đổi ngay.
+Đọc bảng: $S$ xuống dưới 0 từ trước khi độ dời bị trừ hết, và không giảm đều theo $a$. Lý do nằm trong đồng nhất thức (identity) của bài 02: $m$ đi vào qua $m/\sqrt{1+m^2}$. Ở những chiều có độ dời rất lớn, biểu thức ấy đã bão hòa gần ±1, bỏ một nửa hầu như chưa đổi gì; những chiều có độ dời vừa phải thì đổi ngay.
 
 ### Bài tập 6.2
 Với khối QQ, tìm giá trị $a$ nhỏ nhất trong $0;\,0{,}05;\,0{,}10;\,\dots;\,1$ sao cho $S<0$. Gán vào `a_closed`.
@@ -223,7 +223,7 @@ Cột đầu nhỏ hơn cột sau rất nhiều: biết mỗi chiều *riêng l�
 
 ## 3. Độ dời từ đâu ra?
 
-Hai nguồn có thể có: bias của phép chiếu (nếu mô hình có), và chính token đi qua $W$. Và một câu hỏi nữa: độ dời ấy là *của " her"*, hay là của *mọi* token? Ta sẽ so hướng của trung bình " her" với trung bình của mọi token thật (trừ token đầu câu, vốn là điểm hút chú ý (attention sink)).
+Hai nguồn có thể có: bias của phép chiếu (projection), nếu mô hình có bias, và chính token đi qua $W$. Và một câu hỏi nữa: độ dời ấy là *của " her"*, hay là của *mọi* token? Ta sẽ so hướng của vector trung bình của " her" với hướng của trung bình mọi token thật (trừ token đầu câu, vốn là điểm hút chú ý (attention sink)).
 
 **Dự đoán.** Cosine giữa hai vector trung bình ấy: gần 0, gần 0,5 hay gần 1?
 """
@@ -295,7 +295,7 @@ Phép so sánh này không cho biết mô hình có *dùng* độ dời hay khô
 
 ## 4. Chắc chắn đến đâu?
 
-Hàng trăm nghìn cặp nhưng chỉ 54 câu. Các cặp phụ thuộc nhau, nên mọi trị số p tính trên cặp đều vô nghĩa. Ta bỏ lần lượt từng câu (**jackknife**) và xem con số dao động ra sao. Vì sao không dùng bootstrap (lấy mẫu lại)? Vì nó chọn trùng câu, mà các bản sao của một câu thì giống hệt nhau. Thử trên nhiễu thuần túy:
+Hàng trăm nghìn cặp nhưng chỉ 54 câu. Các cặp phụ thuộc nhau, nên mọi trị số p (p-value) tính trên cặp đều vô nghĩa. Ta bỏ lần lượt từng câu (**jackknife**) và xem con số dao động ra sao. Vì sao không dùng bootstrap (lấy mẫu lại)? Vì nó chọn trùng câu, mà các bản sao của một câu thì giống hệt nhau. Thử trên nhiễu thuần túy:
 """
 
 # %% [markdown] lang="en"
@@ -412,9 +412,9 @@ for measure in ("cosine", "correlation"):
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi chấm là một khối ở một tầng. Nếu các chấm nằm trên đường cong, nụ cười chính là **hiệu ứng $n$ nhỏ** của bài 05 dưới một hình thức khác: độ dời khiến 54 câu chỉ đáng giá hai ba câu. Và ngược lại: hình chuông của tương quan không phải là nhiễu của 54 câu, mà là hình chuông mà một số câu độc lập *ít hơn* sẽ cho.
+Mỗi chấm là một khối ở một tầng (layer). Nếu các chấm nằm trên đường cong, nụ cười chính là **hiệu ứng $n$ nhỏ** của bài 05 dưới một hình thức khác: độ dời khiến 54 câu chỉ đáng giá hai ba câu. Và ngược lại: hình chuông của tương quan không phải là nhiễu của 54 câu, mà là hình chuông mà một số câu độc lập *ít hơn* sẽ cho.
 
-Đường cong đi qua $S=0$ đúng ở nơi mật độ null phẳng: $n=3$ với cosine, $n=4$ với tương quan. Nơi luật lệch: số *max* là sai lệch lớn nhất; trên hình, hãy tìm các chấm xa đường cong. Luật không nói *vì sao* $n_\text{eff}$ nhỏ; điều đó mục 1 đến 3 đã trả lời.
+Đường cong đi qua $S=0$ đúng ở nơi mật độ (density) null phẳng: $n=3$ với cosine, $n=4$ với tương quan. Luật sai lệch ở đâu? Số *max* là sai lệch lớn nhất; trên hình, hãy tìm các chấm xa đường cong nhất. Luật không nói *vì sao* $n_\text{eff}$ nhỏ; điều đó mục 1 đến 3 đã trả lời.
 
 ### Bài tập 6.3
 Viết `participation_ratio(x)`: với `x` `[token, feature]`, chia mỗi cột cho độ dài của nó, rồi trả về $(\sum\lambda_k)^2/\sum\lambda_k^2$ với $\lambda_k$ là trị riêng của $ZZ^\top$.

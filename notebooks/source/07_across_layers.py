@@ -15,7 +15,7 @@ r"""
 **Sau bài này, bạn có thể**
 - chạy cả thí nghiệm trên mọi tầng, và biết *trước khi chạy* nó cần bao nhiêu bộ nhớ;
 - đọc bản đồ nhiệt (heat map) tầng × độ tương đồng cho cả sáu khối;
-- tách độ dời trung bình khỏi độ phân tán quanh trung bình, và theo dõi từng thứ theo chiều sâu;
+- tách độ dời trung bình khỏi độ phân tán (spread) quanh trung bình, và theo dõi từng thứ theo chiều sâu;
 - so tầng nông với tầng sâu bằng ngưỡng đặt trước và phán quyết do mã tính ra.
 
 **Thời gian:** khoảng 70 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 01 đến 06.
@@ -82,7 +82,7 @@ from helpers.widgets import layer_explorer
 r"""
 ## 1. Trước khi chạy: cần bao nhiêu bộ nhớ?
 
-Mô hình càng lớn, câu hỏi này càng đáng đặt ra *trước*. Ta chỉ cần kích thước của Q, K, V. Cách rẻ nhất để biết: chỉ lấy tầng 0; lần chạy xuôi (forward pass) dừng ngay ở đó.
+Mô hình càng lớn, câu hỏi này càng đáng đặt ra *trước*. Ta chỉ cần kích thước của Q, K, V. Cách rẻ nhất để biết: chỉ lấy tầng 0; lượt truyền xuôi (forward pass) dừng ngay ở đó.
 
 **Dự đoán.** Thứ nào tốn bộ nhớ hơn: Q, K, V của mọi tầng, hay các ma trận tương đồng $F\times F$ của mọi tầng ($F$ là tổng số chiều (feature) của Q, K và V)?
 """
@@ -125,7 +125,7 @@ for what, cost in costs.items():
 
 # %% [markdown] lang="vi"
 r"""
-Dòng thứ hai là cái giá của mọi token, kể cả phần đệm; `positions` giúp ta khỏi phải trả. Dòng thứ ba tính cho hai token (đích và đối chứng), hai phép đo, mọi tầng; `block_histograms` không bao giờ giữ ma trận ấy: mỗi lúc nó chỉ giữ vài dải như dòng cuối, đếm vào các khoảng chia (bin) rồi bỏ đi. (Bản thân mô hình tốn thêm bộ nhớ cho trọng số và cho lần chạy xuôi.)
+Dòng thứ hai là cái giá của mọi token, kể cả phần đệm (padding); `positions` giúp ta khỏi phải trả. Dòng thứ ba tính cho hai token (đích và đối chứng), hai phép đo, mọi tầng; `block_histograms` không bao giờ giữ ma trận ấy: mỗi lúc nó chỉ giữ vài dải như dòng cuối, đếm vào các khoảng chia (bin) rồi bỏ đi. (Bản thân mô hình tốn thêm bộ nhớ cho trọng số và cho lượt truyền xuôi.)
 
 ### Bài tập 7.1
 Viết `matrix_gigabytes(n_layer, sizes)`: các ma trận tương đồng $F\times F$ kiểu float32 của *mọi tầng* và *cả hai phép đo*, cho *một* token, chiếm bao nhiêu gigabyte ($10^9$ byte)? Lời giải dùng nó cho GPT-2 XL, có 48 tầng và 1600 chiều cho mỗi phần Q, K, V.
@@ -165,12 +165,12 @@ print(f"GPT-2 XL: {matrix_gigabytes(48, (1600, 1600, 1600)):.2f} GB")
 r"""
 ## 2. Đặt ngưỡng trước khi nhìn
 
-Chỉ số nụ cười $S=P(|s|>0{,}8)-P(|s|<0{,}2)$ như ở bài 04. **Tầng nông** là một phần ba đầu tiên của mô hình, *trừ tầng 0*; **tầng sâu** là một phần ba cuối. Bỏ tầng 0 vì ở mô hình dùng mã hóa vị trí xoay (RoPE), Q, K, V của token đích tại đó giống hệt nhau trong mọi câu: nụ cười hoàn hảo nhưng không nói gì về ngữ cảnh (bài 04). Các khẳng định:
+Chỉ số nụ cười $S=P(|s|>0{,}8)-P(|s|<0{,}2)$ như ở bài 04. **Tầng nông** là một phần ba đầu tiên của mô hình, *trừ tầng 0*; **tầng sâu** là một phần ba cuối. Bỏ tầng 0 vì ở mô hình dùng mã hóa vị trí xoay (RoPE), Q, K, V của token đích (target token) tại đó giống hệt nhau trong mọi câu: nụ cười hoàn hảo nhưng không nói gì về ngữ cảnh (bài 04). Các khẳng định:
 
 1. **Nụ cười khép lại theo chiều sâu:** ở mỗi khối, trung bình của $S$ (cosine, token đích) ở tầng nông lớn hơn ở tầng sâu ít nhất 0,1.
-2. **Token đích luôn cười rõ hơn token đối chứng:** ở mỗi khối, tại *mọi* tầng từ 1 trở đi, $S$ của token đích lớn hơn ít nhất 0,05.
+2. **Token đích luôn cười rõ hơn token đối chứng (control token):** ở mỗi khối, tại *mọi* tầng từ 1 trở đi, $S$ của token đích lớn hơn ít nhất 0,05.
 3. **V phẳng hơn:** trung bình của $S$ ở VV thấp hơn cả QQ lẫn KK ít nhất 0,1, ở tầng nông và cả ở tầng sâu.
-4. **Trừ trung bình (mean-centring) thì không còn nụ cười:** với hệ số tương quan, $S<0$ ở mọi khối, tại mọi tầng từ 1 trở đi.
+4. **Trừ trung bình (mean-centring) thì không còn nụ cười:** với hệ số tương quan (correlation coefficient), $S<0$ ở mọi khối, tại mọi tầng từ 1 trở đi.
 5. **Nụ cười khép vì độ phân tán tăng, không phải vì độ dời giảm:** từ tầng nông đến tầng sâu, độ dời của mỗi phần còn ít nhất 0,9 lần, còn độ phân tán tăng ít nhất 1,2 lần.
 
 **Dự đoán:** khẳng định nào sẽ sai trên mô hình của bạn?
@@ -235,7 +235,7 @@ print(tuple(target["cosine"]["QQ"].counts.shape), list(BLOCKS))
 
 # %% [markdown] lang="vi"
 r"""
-Kích thước trên là `[tầng, khoảng chia]`. Trên SmolLM2-135M, cả hai token, hai phép đo, sáu khối, mọi tầng, kể cả các lần chạy xuôi, mất chưa đến 15 giây với hai nhân CPU.
+Kích thước trên là `[tầng, khoảng chia]`. Trên SmolLM2-135M, cả hai token, hai phép đo, sáu khối, mọi tầng, kể cả các lượt truyền xuôi, mất chưa đến 15 giây với hai nhân CPU.
 
 ## 4. Bản đồ nhiệt của cosine
 
@@ -405,7 +405,7 @@ figure = plot_depth(relative, "relative_offset", log=True, title=model.provenanc
 
 # %% [markdown] lang="vi"
 r"""
-Hình thứ hai là tỉ số $|\mu|/\sigma$ của một chiều điển hình, cạnh token đối chứng. Hai hình này *không* cho biết từng chiều: vài chiều có độ dời rất lớn có thể chi phối rms, còn trung vị thì bỏ qua chúng. Chúng cũng không nói độ dời từ đâu mà có (bias, hay luồng dư (residual stream) đi qua ma trận chiếu).
+Hình thứ hai là tỉ số $|\mu|/\sigma$ của một chiều điển hình, cạnh token đối chứng. Hai hình này *không* cho biết từng chiều: vài chiều có độ dời rất lớn có thể chi phối rms, còn trung vị thì bỏ qua chúng. Chúng cũng không nói độ dời từ đâu mà có: từ bias, hay từ luồng dư (residual stream) đi qua phép chiếu (projection).
 
 ## 7. Phân cực và cỡ mẫu hiệu dụng theo tầng
 
@@ -446,7 +446,7 @@ figure = plot_depth(curves, "effective_n", title=model.provenance)
 
 # %% [markdown] lang="vi"
 r"""
-Khoảng cách đến đường nét đứt là cấu trúc chung còn lại sau khi trừ trung bình. Hình này *không* cho biết cấu trúc ấy là gì. Nếu đường của token đối chứng cũng nằm dưới đường nét đứt, thì nằm dưới đó không phải là chuyện riêng của " her". Và nhắc lại từ bài 04: token đối chứng gồm nhiều từ khác nhau, nên phép so sánh này chưa hoàn toàn công bằng.
+Khoảng cách đến đường nét đứt là cấu trúc mà các chiều còn chung nhau sau khi trừ trung bình. Hình này *không* cho biết cấu trúc ấy là gì. Nếu đường của token đối chứng cũng nằm dưới đường nét đứt, thì nằm dưới đó không phải là chuyện riêng của " her". Và nhắc lại từ bài 04: token đối chứng gồm nhiều từ khác nhau, nên phép so sánh này chưa hoàn toàn công bằng.
 
 ## 8. Tầng nông với tầng sâu: phán quyết
 

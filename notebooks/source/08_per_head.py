@@ -494,7 +494,7 @@ r"""
 
 ## Tóm tắt
 - Cắt thành từng đầu là đổi kích thước, không tính thêm gì; với GQA, phải biết đầu nào đi với đầu nào, và không đếm bản sao.
-- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), các cặp trong một đầu và các cặp giữa hai đầu cười gần như nhau; giá trị gộp gần bằng trung bình của các đầu nhưng che độ phân tán của chúng.
+- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), các cặp trong một đầu và các cặp giữa hai đầu cười gần như nhau; giá trị gộp gần bằng trung bình của các đầu nhưng che độ phân tán (spread) của chúng.
 - Một phần đáng kể của độ phân tán ấy là do mỗi đầu có ít chiều: hãy so với nhóm ngẫu nhiên trước khi nói "đầu này đặc biệt". Phán quyết ở mục 4 cho biết phần còn lại có thật hay không, với từng phép đo.
 
 ## Tài liệu

@@ -97,7 +97,7 @@ r"""
 2. **Đặc thù.** Dự đoán thay đổi *nhiều hơn* so với khi ta trừ một vector ngẫu nhiên có cùng độ dài ở từng đầu attention (head).
 3. **Tự nó đủ.** Chỉ giữ độ dời, bỏ hết biến thiên, mô hình vẫn làm được phần lớn công việc.
 
-**Ngưỡng, đặt trước khi chạy.** Thước đo là phân kỳ KL từ mô hình không can thiệp, tính bằng nat trên mỗi token, lấy trung bình trên các câu, kèm khoảng tin cậy 95% theo câu. *Cần thiết*: cận dưới của khoảng tin cậy của KL khi trừ độ dời lớn hơn 0,1. *Đặc thù*: ngoài ra, KL ấy ít nhất gấp đôi KL của lần rút ngẫu nhiên mạnh nhất. *Tự nó đủ*: KL khi chỉ giữ độ dời không quá một nửa KL khi gán bằng 0. *Bị triệt tiêu*: KL nhỏ hơn 0,001.
+**Ngưỡng, đặt trước khi chạy.** Thước đo là phân kỳ KL từ mô hình không can thiệp, tính bằng nat trên mỗi token, lấy trung bình trên các câu, kèm khoảng tin cậy (confidence interval) 95% theo câu. *Cần thiết*: cận dưới của khoảng tin cậy của KL khi trừ độ dời lớn hơn 0,1. *Đặc thù*: ngoài ra, KL ấy ít nhất gấp đôi KL của lần rút ngẫu nhiên mạnh nhất. *Tự nó đủ*: KL khi chỉ giữ độ dời không quá một nửa KL khi gán bằng 0. *Bị triệt tiêu*: KL nhỏ hơn 0,001.
 
 **Dự đoán** trước khi đọc tiếp: trong Q, K và V, độ dời của phần nào cần thiết nhất?
 """
@@ -525,7 +525,7 @@ for layer, (_, share) in found.items():
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi đường là một đầu, vẽ quanh trung bình của chính nó; các đường xám là một vector ngẫu nhiên cùng độ dài. Đọc: một đường đi xuống là một đầu ưu tiên token gần; một đường gợn sóng ưu tiên vài khoảng cách nhất định. Dưới hình là tỉ lệ phương sai của điểm cộng thêm mà *chỉ riêng* khoảng cách giải thích được (trung vị qua các đầu; phần còn lại tùy truy vấn).
+Mỗi đường là một đầu, vẽ quanh trung bình của chính nó; các đường xám là một vector ngẫu nhiên cùng độ dài. Đọc: một đường đi xuống là một đầu ưu tiên token gần; một đường gợn sóng ưu tiên vài khoảng cách nhất định. Dưới hình là tỉ lệ phương sai của điểm cộng thêm mà *chỉ riêng* khoảng cách giải thích được, lấy trung vị (median) qua các đầu; phần còn lại tùy truy vấn.
 
 Vậy độ dời của K, trong mô hình có RoPE, hoạt động như một *bias vị trí tương đối* (relative position bias), loại mà T5 và ALiBi thêm vào một cách tường minh. Trong mô hình không có RoPE (GPT-2) thì nó không làm gì cả: ở đó dòng "trừ độ dời" của K phải bằng 0.
 
@@ -625,13 +625,13 @@ figure = plot_layer_curves(panels, "on_first", colour=COLOURS["Q"], title=f"{mod
 
 # %% [markdown] lang="vi"
 r"""
-Bảng: KL, và trọng số trung bình mà token đầu nhận được. Hình con bên trái: trừ độ dời thì token đầu mất attention; trả lại điểm của nó thì attention trở lại, có khi quá mức. Bên phải là đối chứng: một vector ngẫu nhiên cũng dài như thế thì ít đụng đến token đầu, nên trả lại cũng hầu như không làm KL giảm.
+Bảng: KL, và trọng số trung bình mà token đầu nhận được. Hình con (panel) bên trái: trừ độ dời thì token đầu mất attention; trả lại điểm của nó thì attention trở lại, có khi quá mức. Bên phải là đối chứng: một vector ngẫu nhiên cũng dài như thế thì ít đụng đến token đầu, nên trả lại cũng hầu như không làm KL giảm.
 
 Chênh lệch KL giữa hai dòng của độ dời là phần thiệt hại đi *qua* điểm hút chú ý; phần còn lại đi đường khác.
 
 ## 7. V: độ dời cộng gì vào luồng dư?
 
-Trọng số attention của một truy vấn có tổng bằng 1. Vậy nếu *mọi* V đều có cùng một vector $c$ thì đầu ra là
+Trọng số attention (attention weight) của một truy vấn có tổng bằng 1. Vậy nếu *mọi* V đều có cùng một vector $c$ thì đầu ra là
 
 $$\sum_j a_{ij}(v_j+c)=\sum_j a_{ij}v_j+c,$$
 
@@ -715,7 +715,7 @@ So màu với đen. Nếu đường màu bên trái cao hơn hẳn, $W_O$ khuế
 
 ## 8. Từng tầng, từng đầu
 
-Giờ chỉ sửa *một* tầng, các tầng khác để nguyên. (Các tầng nông hơn không đổi, nên ta bắt đầu tính từ tầng bị sửa. Với mô hình nhiều tầng, cứ cách vài tầng ta mới lấy một.)
+Giờ chỉ sửa *một* tầng, các tầng khác để nguyên. (Các tầng đứng trước không đổi, nên ta bắt đầu tính từ tầng bị sửa. Với mô hình nhiều tầng, cứ cách vài tầng ta mới lấy một.)
 
 **Dự đoán.** Thiệt hại khi sửa mọi tầng bằng tổng thiệt hại của từng tầng, lớn hơn hay nhỏ hơn?
 """
@@ -789,7 +789,7 @@ for part in "QKV":
 r"""
 ## 9. Nụ cười lớn hơn thì tác động lớn hơn?
 
-Nếu nụ cười cho biết mô hình dựa vào độ dời đến đâu, thì tầng hay đầu nào có chỉ số nụ cười $S$ lớn hơn phải chịu hại nhiều hơn khi mất độ dời. Ta so $S$ của " her" (khối QQ, KK, VV, như bài 07 và 08) với KL vừa đo, bằng hệ số tương quan hạng Spearman $\rho$.
+Nếu nụ cười cho biết mô hình dựa vào độ dời đến đâu, thì tầng hay đầu nào có chỉ số nụ cười $S$ lớn hơn phải chịu hại nhiều hơn khi mất độ dời. Ta so $S$ của " her" (khối QQ, KK, VV, như bài 07 và 08) với KL vừa đo, bằng hệ số tương quan hạng (rank correlation) Spearman $\rho$.
 
 **Ngưỡng đặt trước.** "Có" nếu $\rho>0{,}5$ cả theo tầng lẫn theo đầu; "không" nếu cả hai không quá 0,5; còn lại là "một phần". **Dự đoán** cho Q, K và V.
 """
@@ -1048,7 +1048,7 @@ print(f"{say('hai tập câu cho cùng phán quyết', 'both sets give the same 
 
 # %% [markdown] lang="vi"
 r"""
-Vậy "độ dời là mã" đúng đến đâu? Bảng trả lời bằng số; phần đầu của mỗi điều dưới đây thì đúng với mọi mô hình, vì đó là đồng nhất thức.
+Vậy "độ dời là mã" đúng đến đâu? Bảng trả lời bằng số; phần đầu của mỗi điều dưới đây thì đúng với mọi mô hình, vì đó là đồng nhất thức (identity).
 
 - **K.** Một hằng số trên mọi khóa, ở nơi tích vô hướng được tính, *không làm gì cả*. Điều mà độ dời của K làm được, nó làm qua bước xoay: một bias tùy truy vấn và khoảng cách, không tùy khóa là token nào.
 - **V.** Độ dời của V cộng *cùng một vector* vào luồng dư của mọi token (chỉ giảm đi ở những đầu nhìn vào token đầu). Mô hình có thể cần nó đến mức không chạy nổi khi thiếu nó, như một động cơ cần con ốc; nhưng con ốc không phải là thông điệp.

@@ -15,7 +15,7 @@ r"""
 **Sau bài này, bạn có thể**
 - đưa từ và câu của mình vào, biết chương trình đã làm sạch những gì;
 - chọn token đích (target token) khi một từ gồm nhiều token;
-- đi trọn một nghiên cứu nhỏ: ngưỡng đặt trước, mức nền (baseline), phán quyết, khoảng tin cậy, kết luận trung thực;
+- đi trọn một nghiên cứu nhỏ: ngưỡng đặt trước, mức nền (baseline), phán quyết, khoảng tin cậy (confidence interval), kết luận trung thực;
 - xuất một hình (PNG) và một bảng (CSV);
 - so hai mô hình khác kiến trúc, và tính xem bias góp bao nhiêu vào độ dời trung bình (mean offset).
 
@@ -316,7 +316,7 @@ figure = plot_blocks(
 
 # %% [markdown] lang="vi"
 r"""
-Vùng màu là token đích, đường đen là token đối chứng, đường xám đứt là mức nền xáo trộn (shuffle) mọi phần tử, đường chấm là phân phối null (phân phối theo giả thuyết không) của đúng $n$ câu ấy. Với ít câu, đường chấm cũng xòe ra hai đầu: hãy so với *nó*, đừng so với hình chuông trong trí nhớ.
+Vùng màu là token đích, đường đen là token đối chứng, đường xám nét đứt là mức nền xáo trộn (shuffle) mọi phần tử, đường chấm là phân phối theo giả thuyết không (null), gọi tắt là phân phối null, của đúng $n$ câu ấy. Với ít câu, đường chấm cũng xòe ra hai đầu: hãy so với *nó*, đừng so với hình chuông trong trí nhớ.
 
 Hình này *không* cho biết nụ cười do trung bình hay do sự ghép cặp giữa các chiều (feature). Hình sau thì có.
 
@@ -372,7 +372,7 @@ for v in verdicts:
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng: khẳng định; phán quyết (**đúng**: mọi tầng; **đúng một phần**: một số tầng; **sai**: không tầng nào); số tầng đạt ngưỡng; rồi con số quyết định ở tầng được chọn, với khoảng tin cậy 95% của jackknife (bỏ lần lượt từng câu). Dấu **?** nghĩa là khoảng ấy vắt qua ngưỡng: với ngần này câu, chưa phân xử được. `nan` nghĩa là không xác định: chẳng hạn, một chiều không đổi thì không có hệ số tương quan.
+Mỗi dòng: khẳng định; phán quyết (**đúng**: mọi tầng; **đúng một phần**: một số tầng; **sai**: không tầng nào); số tầng đạt ngưỡng; rồi con số quyết định ở tầng được chọn, với khoảng tin cậy 95% của jackknife (bỏ lần lượt từng câu). Dấu **?** nghĩa là khoảng ấy vắt qua ngưỡng: với ngần này câu, chưa phân xử được. `nan` nghĩa là không xác định: chẳng hạn, một chiều không đổi thì không có hệ số tương quan (correlation coefficient).
 
 ## 8. Kết luận trung thực
 
@@ -557,7 +557,7 @@ for name, (who, _, _) in models.items():
 r"""
 Mỗi số là trung vị (median) qua các tầng của tỉ lệ bias trong độ dời. Phần còn lại đến từ $W\bar h$, tức là từ phần đầu vào chung cho mọi câu.
 
-Hai điều bảng này *không* nói. Thứ nhất, bias là như nhau với *mọi* token: phần độ dời do bias không thể là riêng của từ đích. Thứ hai, nếu không có mã hóa vị trí xoay, bias của K cộng cùng một lượng vào mọi điểm số attention của một truy vấn, và softmax triệt tiêu lượng chung ấy (bài 09): độ dời lớn chưa chắc đã có tác dụng. Cũng vì thế mà gradient theo bias ấy bằng 0, và huấn luyện không có lý do gì đẩy nó ra xa giá trị khởi tạo. Cột K ở trên có khớp với điều này không?
+Hai điều bảng này *không* nói. Thứ nhất, bias là như nhau với *mọi* token: phần độ dời do bias không thể là riêng của từ đích. Thứ hai, nếu không có mã hóa vị trí xoay, bias của K cộng cùng một lượng vào mọi điểm số attention (attention score) của một truy vấn (query), và softmax triệt tiêu lượng chung ấy (bài 09): độ dời lớn chưa chắc đã có tác dụng. Cũng vì thế mà gradient theo bias ấy bằng 0, và huấn luyện không có lý do gì đẩy nó ra xa giá trị khởi tạo. Cột K ở trên có khớp với điều này không?
 """
 
 # %% [markdown] lang="en"
