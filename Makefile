@@ -18,7 +18,7 @@ help:
 	@echo "make bench  measure the kernels against other libraries, rewrite the tables of docs/performance*.md"
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make build  rebuild the stored notebooks from notebooks/source/"
-	@echo "make check  compare the stored notebooks with their sources"
+	@echo "make check  compare the stored notebooks with their sources, the texts with the glossary"
 	@echo "make clean  remove the environment and what was executed (not the model cache)"
 
 # The environment is made again when the list of packages changes.
@@ -63,6 +63,7 @@ build: $(READY)
 
 check: $(READY)
 	$(BIN)/python notebooks/build.py --check
+	$(BIN)/python docs/glossary.py --check
 
 clean:
 	rm -rf $(VENV) executed

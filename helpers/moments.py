@@ -7,7 +7,7 @@ A sum of raw products would have to be turned into a variance by subtracting two
 numbers, which at |mean| / sd = 1000 costs six digits.  Centred sums add no such numbers.
 
 Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample
-variances, Stanford STAN-CS-79-773, 1979, and The American Statistician 37(3), 1983.
+variances, Stanford STAN-CS-79-773, 1979; COMPSTAT 1982, doi:10.1007/978-3-642-51461-6_3.
 """
 
 from dataclasses import dataclass
