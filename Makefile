@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help run test bench lab build check clean
+.PHONY: help run test bench lab build refresh standalone check clean
 
 help:
 	@echo "make run    install, fetch the model, execute all notebooks (copies in executed/)"
@@ -18,6 +18,8 @@ help:
 	@echo "make bench  measure the kernels against other libraries, rewrite the tables of docs/performance*.md"
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make build  rebuild the stored notebooks from notebooks/source/"
+	@echo "make refresh     texts, links, badges and first cells of the stored notebooks, outputs as they are"
+	@echo "make standalone  notebooks that need no repository, for upload, in build/standalone/"
 	@echo "make check  compare the stored notebooks with their sources, the texts with the glossary"
 	@echo "make clean  remove the environment and what was executed (not the model cache)"
 
@@ -60,6 +62,12 @@ lab: $(READY)
 
 build: $(READY)
 	$(BIN)/python notebooks/build.py
+
+refresh: $(READY)
+	$(BIN)/python notebooks/build.py --refresh
+
+standalone: $(READY)
+	$(BIN)/python notebooks/standalone.py
 
 check: $(READY)
 	$(BIN)/python notebooks/build.py --check

@@ -13,7 +13,7 @@ from helpers.capture import (
 )
 from helpers.i18n import get_language, label, say, set_language
 from helpers.masks import BLOCKS, block_values, matrix_mask, n_block_pairs, part_slices, vector_mask
-from helpers.models import load_model
+from helpers.models import environment, load_model
 from helpers.sentences import load_ordinary, load_sentences
 from helpers.similarity import (
     BlockHistogram,

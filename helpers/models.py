@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ import urllib.request
 import zipfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import platformdirs
@@ -126,6 +128,21 @@ def load_model(name=None, *, device=None, dtype=torch.float32):
     else:
         model, tokenizer = _from_hub(name, dtype)
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def environment():
+    """One line for the top of a notebook: versions, and the device that `load_model` takes.
+
+    >>> environment()  # doctest: +ELLIPSIS
+    'Python 3... · torch 2... · transformers 5... · ...'
+    """
+    device = f"cuda: {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "cpu"
+    versions = {
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    return " · ".join([*(f"{name} {version}" for name, version in versions.items()), device])
 
 
 def cache_dir():
@@ -303,6 +320,8 @@ def _is_complete(folder):
 
 
 def _build(spec, folder):
+    if not spec.files:
+        _check_gguf_reader()
     for leftover in folder.parent.glob(f".{spec.folder}-*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     if shutil.disk_usage(folder.parent).free < spec.space:
@@ -324,6 +343,22 @@ def _build(spec, folder):
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(converted, folder)
+
+
+def _check_gguf_reader():
+    """Colab has no gguf: say so before a download of which nothing could be made."""
+    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    if missing:
+        pip = f"pip install --no-deps {' '.join(missing)}"
+        raise OSError(
+            say(
+                f"Để giải lượng tử SmolLM2 cần gói {', '.join(missing)}, mà Python này không có: hãy chạy %{pip} trong "
+                "một ô của sổ tay (ở dòng lệnh: bỏ dấu %), rồi chạy lại ô này. Các gói khác được giữ nguyên",
+                f"dequantising SmolLM2 needs the package {', '.join(missing)}, which this Python does not have: run "
+                f"%{pip} in a cell of the notebook (without the % on a command line), then run this cell again. "
+                "Other packages stay as they are",
+            )
+        )
 
 
 def _fetch_member(spec, staging):

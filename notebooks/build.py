@@ -2,11 +2,13 @@
 
     python notebooks/build.py                  build all, on SmolLM2, into notebooks/vi and notebooks/en
     python notebooks/build.py 02               build those whose name starts with 02
+    python notebooks/build.py --refresh        texts, links, badges and first cells of what is stored; runs nothing
     python notebooks/build.py --check          compare what is stored with the sources (runs nothing)
     python notebooks/build.py --run executed   execute the stored notebooks, copies into executed/
 
 A source is a percent-format script.  Markdown cells are tagged lang="vi" or lang="en" and stand in
-pairs; code cells are shared, but for the argument of `set_language`.
+pairs; code cells are shared, but for the argument of `set_language`.  The cell tagged "setup" is
+replaced by source/setup_cell.py.  The address of the repository stands in pyproject.toml, [tool.qkv].
 """
 
 import argparse
@@ -18,7 +20,9 @@ import os
 import re
 import sys
 import time
+import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import jupytext
 import nbformat
@@ -29,12 +33,46 @@ from PIL import Image
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
+PYPROJECT = HERE.parent / "pyproject.toml"
+SETUP_CELL = HERE / "source" / "setup_cell.py"
 LANGUAGES = {"vi": "Tiếng Việt", "en": "English"}
 LANGUAGE_LINE = re.compile(r'set_language\("\w+"\)')
+STAND_IN = ["from helpers import set_language", 'set_language("vi")']  # for the first cell, in a source
+ADDRESS_LINE = re.compile(r"^REPOSITORY, BRANCH = .*$", re.MULTILINE)
+BADGES = re.compile(r"(<!-- badges.*? -->\n).*?(?=<!-- /badges -->)", re.DOTALL)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MOST_BYTES = 800_000
 README_FIGURE = "readme-figure"  # the figure of this cell is shown in the README
 KEPT_TAGS = ("exercise", "solution", "setup", "nbval-ignore-output", README_FIGURE)
+
+
+class Address(NamedTuple):
+    """Where the repository is published; "" while it is not."""
+
+    repository: str
+    branch: str
+
+
+def read_address():
+    """The address in pyproject.toml, [tool.qkv].
+
+    Raises:
+        ValueError: it is none that the first cell, the badges and the site can use.
+    """
+    stated = tomllib.loads(PYPROJECT.read_text(encoding="utf-8")).get("tool", {}).get("qkv", {})
+    address = Address(stated.get("repository", ""), stated.get("branch", "main"))
+    form = r"(https://github\.com/[A-Za-z0-9-]+/[A-Za-z0-9._-]+(?<!\.git))?"
+    if not isinstance(address.repository, str) or not re.fullmatch(form, address.repository):
+        raise ValueError(
+            f'pyproject.toml, [tool.qkv]: repository is {address.repository!r}; expected "https://github.com/NAME/REPO" '
+            '(nothing before or after it, no .git), or "" while there is none'
+        )
+    if not isinstance(address.branch, str) or not re.fullmatch(r"[A-Za-z0-9._][A-Za-z0-9._-]*", address.branch):
+        raise ValueError(
+            f"pyproject.toml, [tool.qkv]: branch is {address.branch!r}; expected a name of letters, digits, dots, "
+            'hyphens and underscores, such as "main"'
+        )
+    return address
 
 
 def sources(prefix=""):
@@ -49,9 +87,15 @@ def read_pairs(path):
         if cell.cell_type == "code":
             if waiting:
                 raise ValueError(f"{where}: the {waiting} text before it has no partner in the other language")
-            unknown = set(cell.metadata.get("tags", [])) - set(KEPT_TAGS)
+            tags = set(cell.metadata.get("tags", []))
+            unknown = tags - set(KEPT_TAGS)
             if unknown or not cell.source.strip():
                 raise ValueError(f"{where}: empty code cell or unknown tags {sorted(unknown)}")
+            lines = [line for line in cell.source.splitlines() if line and not line.startswith("#")]
+            if "setup" in tags and lines != STAND_IN:
+                raise ValueError(
+                    f"{where}: setup_cell.py takes the place of this cell; expected no more than {STAND_IN}"
+                )
             pairs.append(("code", cell))
             continue
         language = cell.metadata.get("lang")
@@ -81,18 +125,22 @@ def assemble(path, language):
         seen.add(fresh)
         return fresh
 
-    cells = [new_markdown_cell(links(path, language), id="links-top")]
+    top = "\n\n".join(filter(None, [links(path, language), colab_link(path, language)]))
+    cells = [new_markdown_cell(top, id="links-top")]
     for kind, content in read_pairs(path):
         if kind == "text":
             cells.append(new_markdown_cell(content[language], id=identity(content[language])))
             continue
-        cell = new_code_cell(
-            LANGUAGE_LINE.sub(f'set_language("{language}")', content.source), id=identity(content.source)
-        )
-        tags = content.metadata.get("tags", [])
+        tags = list(content.metadata.get("tags", []))
+        if "setup" in tags:
+            cell = new_code_cell(setup_cell(language), id="setup")
+            tags.append("nbval-ignore-output")  # it names the versions and the device
+        else:
+            source = LANGUAGE_LINE.sub(f'set_language("{language}")', content.source)
+            cell = new_code_cell(source, id=identity(content.source))
         if tags:
-            cell.metadata["tags"] = list(tags)
-        if "solution" in tags:  # folded in JupyterLab and in Colab
+            cell.metadata["tags"] = tags
+        if {"setup", "solution"} & set(tags):  # folded in JupyterLab and in Colab
             cell.metadata["jupyter"] = {"source_hidden": True}
             cell.metadata["cellView"] = "form"
         cells.append(cell)
@@ -159,6 +207,73 @@ def keep_time(path, language, seconds):
     target.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def setup_cell(language, address=None):
+    """The first code cell of every notebook: it finds `helpers`, or fetches the module if it has an address."""
+    address = address or read_address()
+    line = f'REPOSITORY, BRANCH = "{address.repository}", "{address.branch}"  # pyproject.toml, [tool.qkv]'
+    text = ADDRESS_LINE.sub(lambda _: line, SETUP_CELL.read_text(encoding="utf-8").strip())
+    return LANGUAGE_LINE.sub(f'set_language("{language}")', text)
+
+
+def on_colab(address, notebook):
+    """The address that opens a notebook, a path in the repository, in Colab."""
+    name = address.repository.removeprefix("https://github.com/")
+    return f"https://colab.research.google.com/github/{name}/blob/{address.branch}/{notebook}"
+
+
+def colab_link(path, language):
+    """One line that opens this notebook in Colab; "" without an address.
+
+    Text and no picture: the site shows it too, and asks no other host for anything.
+    """
+    address = read_address()
+    if not address.repository:
+        return ""
+    words = {"vi": "▶ Mở bài này trong Colab", "en": "▶ Open this notebook in Colab"}[language]
+    return f"[{words}]({on_colab(address, f'notebooks/{language}/{path.stem}.ipynb')})"
+
+
+def badges(language):
+    """The badge line of a README: Colab, Binder, the fork's tests; "" without an address."""
+    address = read_address()
+    if not address.repository:
+        return ""
+    notebook = f"notebooks/{language}/{sources()[0].stem}.ipynb"
+    name = address.repository.removeprefix("https://github.com/")
+    tests = f"{address.repository}/actions/workflows/ci.yml"
+    colab, binder, status = {
+        "vi": ("Mở trong Colab", "Mở trong Binder", "Kiểm thử"),
+        "en": ("Open in Colab", "Open in Binder", "Tests"),
+    }[language]
+    return " ".join(
+        f"[![{text}]({picture})]({target})"
+        for text, picture, target in (
+            (colab, "https://colab.research.google.com/assets/colab-badge.svg", on_colab(address, notebook)),
+            (
+                binder,
+                "https://mybinder.org/badge_logo.svg",
+                f"https://mybinder.org/v2/gh/{name}/{address.branch}?urlpath=lab/tree/{notebook}",
+            ),
+            (status, f"{tests}/badge.svg?branch={address.branch}", tests),
+        )
+    )
+
+
+def readmes():
+    """{path of a README: its text with the badge line of the address}."""
+    wanted = {}
+    for name, language in (("README.md", "en"), ("README.vi.md", "vi")):
+        path = HERE.parent / name
+        if not path.exists():
+            continue
+        line = badges(language)
+        line = f"\n{line}\n\n" if line else ""
+        wanted[path], found = BADGES.subn(lambda m, line=line: m[1] + line, path.read_text(encoding="utf-8"))
+        if found != 1:
+            raise ValueError(f"{name}: expected one line <!-- badges --> and after it <!-- /badges -->, found {found}")
+    return wanted
+
+
 def execute(notebook, folder, title):
     """Run all cells in `folder`, with a progress bar; leave nothing that changes from run to run.  Returns seconds."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -212,6 +327,39 @@ def build(prefix):
             for image, data in readme_figures(notebook, path.stem, language).items():
                 image.parent.mkdir(parents=True, exist_ok=True)
                 image.write_bytes(data)
+    write_badges()
+
+
+def refresh(prefix):
+    """Bring texts, links and first cells of the stored notebooks up to date; outputs stay, nothing is executed.
+
+    Returns the titles of those whose other code is no longer that of the source: they need a build.
+    """
+    left = []
+    for path in sources(prefix):
+        for language in LANGUAGES:
+            target = stored(path, language)
+            notebook = assemble(path, language)
+            old = nbformat.read(target, as_version=4).cells if target.exists() else []
+            pairs = [[cell for cell in cells if cell.cell_type == "code"] for cells in (old, notebook.cells)]
+            if [_code(cell) for cell in pairs[0]] != [_code(cell) for cell in pairs[1]]:
+                left.append(f"{language}/{path.stem}")
+                continue
+            for before, after in zip(*pairs):
+                after.outputs, after.execution_count = before.outputs, before.execution_count
+            nbformat.write(notebook, target)
+    write_badges()
+    return left
+
+
+def _code(cell):
+    """What decides about a cell's output; the first cell finds the same helpers wherever they are."""
+    return "setup" if "setup" in cell.metadata.get("tags", []) else cell.source
+
+
+def write_badges():
+    for path, text in readmes().items():
+        path.write_text(text, encoding="utf-8")
 
 
 def readme_figures(notebook, stem, language):
@@ -233,7 +381,9 @@ def problems():
             found += [f"{language}/{path.stem}: {text}" for text in _problems_of(path, language)]
     expected = {stored(path, language) for path in sources() for language in LANGUAGES}
     strays = {path for language in LANGUAGES for path in (HERE / language).glob("*.ipynb")} - expected
-    return found + [f"{path.parent.name}/{path.name}: has no source" for path in sorted(strays)]
+    found += [f"{path.parent.name}/{path.name}: has no source" for path in sorted(strays)]
+    stale = [path.name for path, text in readmes().items() if path.read_text(encoding="utf-8") != text]
+    return found + [f"{name}: its badges are not those of pyproject.toml: --refresh" for name in stale]
 
 
 def _problems_of(path, language):
@@ -244,7 +394,7 @@ def _problems_of(path, language):
     wanted = assemble(path, language)
     found = []
     if [_essence(cell) for cell in notebook.cells] != [_essence(cell) for cell in wanted.cells]:
-        found.append("differs from its source: build it again")
+        found.append("differs from its source: build it again, or --refresh if no code changed")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         found.append("was not executed in one clean run from top to bottom")
@@ -284,9 +434,14 @@ def run(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prefix", nargs="?", default="", help="build only sources whose name starts so")
+    parser.add_argument("--refresh", action="store_true", help="bring all but code and outputs up to date, run nothing")
     parser.add_argument("--check", action="store_true", help="compare the stored notebooks with the sources")
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="execute the stored notebooks into FOLDER")
     arguments = parser.parse_args()
+    try:
+        read_address()
+    except ValueError as error:
+        sys.exit(str(error))
     if arguments.check:
         found = problems()
         print("\n".join(found) or "every stored notebook is what its source gives")
@@ -300,6 +455,10 @@ def main():
         return
     if not sources(arguments.prefix):
         sys.exit(f"no source starts with {arguments.prefix!r}: there are {', '.join(s.stem for s in sources())}")
+    if arguments.refresh:
+        left = refresh(arguments.prefix)
+        print(f"address: {read_address().repository or 'none (pyproject.toml, [tool.qkv])'}")
+        sys.exit(f"the code changed, build them: {', '.join(left)}" if left else 0)
     build(arguments.prefix)
 
 

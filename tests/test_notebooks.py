@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -35,11 +36,13 @@ r"""
 """
 
 # %% tags=["setup"]
-from helpers import label, set_language
+from helpers import set_language
 
 set_language("vi")
 
 # %%
+from helpers import label
+
 print(label("layer"))
 
 # %% tags=["nbval-ignore-output"]
@@ -79,7 +82,8 @@ def test_each_language_gets_its_text_and_the_shared_code(here):
     vi, en = (build.assemble(path, language) for language in ("vi", "en"))
     assert vi.cells[1].source == "# Một, $x^2$" and en.cells[1].source == "# One, $x^2$"
     code = [[cell.source for cell in notebook.cells if cell.cell_type == "code"] for notebook in (vi, en)]
-    assert code[0][0].endswith('set_language("vi")') and code[1][0].endswith('set_language("en")')
+    for first, language in zip((code[0][0], code[1][0]), ("vi", "en")):
+        assert re.findall(r"^set_language.*$", first, flags=re.MULTILINE) == [f'set_language("{language}")']
     assert code[0][1:] == code[1][1:]
 
 
@@ -92,6 +96,7 @@ def test_each_language_gets_its_text_and_the_shared_code(here):
         (SMALL + '\n# %% [markdown] lang="vi"\nr"""\nhết\n"""\n', "the last text, vi, has no partner"),
         (SMALL.replace('["setup"]', '["setpu"]'), "unknown tags"),
         (SMALL + "\n# %%\n\n# %%\n1\n", "empty code cell"),
+        (SMALL.replace("import set_language", "import label, set_language"), "setup_cell.py takes the place"),
     ],
 )
 def test_a_source_that_lacks_something_is_refused_and_says_where(here, broken, message):
@@ -108,7 +113,7 @@ def test_ids_stay_when_nothing_changed_and_only_the_edited_cell_gets_a_new_one(h
     assert ids(SMALL) == before and len(set(before)) == len(before)
     edited = ids(SMALL.replace('label("layer")', 'label("head")'))
     assert [a == b for a, b in zip(before, edited)].count(False) == 1
-    inserted = ids(SMALL.replace("# %%\nprint", "# %%\n1 + 1\n\n# %%\nprint"))
+    inserted = ids(SMALL.replace("# %%\nfrom", "# %%\n1 + 1\n\n# %%\nfrom"))
     assert [i for i in inserted if i in before] == before
 
 
@@ -118,9 +123,125 @@ def test_two_equal_cells_get_different_ids(here):
     assert len(set(ids)) == len(ids)
 
 
-def test_solutions_are_folded(here):
-    cell = next(c for c in build.assemble(build.sources()[0], "en").cells if "solution" in c.metadata.get("tags", []))
+@pytest.mark.parametrize("tag", ["setup", "solution"])
+def test_solutions_and_the_first_cell_are_folded(here, tag):
+    cell = next(c for c in build.assemble(build.sources()[0], "en").cells if tag in c.metadata.get("tags", []))
     assert cell.metadata["jupyter"]["source_hidden"] and cell.metadata["cellView"] == "form"
+
+
+# ---- the address of the repository ---------------------------------------------------------------
+
+FORK = "https://github.com/some-one/qkv.course"
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """A function that sets the lines of [tool.qkv]; the build reads them instead of the real ones."""
+
+    def publish(lines):
+        (tmp_path / "pyproject.toml").write_text(f"[tool.qkv]\n{lines}\n", encoding="utf-8")
+
+    monkeypatch.setattr(build, "PYPROJECT", tmp_path / "pyproject.toml")
+    publish("")
+    return publish
+
+
+def test_address_is_unset_where_nothing_or_nothing_but_quotes_stands(publish):
+    assert build.read_address() == ("", "main")
+    publish('repository = ""')
+    assert build.read_address() == ("", "main")
+    build.PYPROJECT.write_text("[project]\n", encoding="utf-8")
+    assert build.read_address() == ("", "main")
+
+
+def test_address_is_read_with_its_branch(publish):
+    publish(f'repository = "{FORK}"\nbranch = "2026_fall"')
+    assert build.read_address() == (FORK, "2026_fall")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'repository = "github.com/some-one/course"',
+        'repository = "http://github.com/some-one/course"',
+        'repository = "https://github.com/some-one/course/"',
+        'repository = "https://github.com/some-one/course.git"',
+        'repository = "https://github.com/some-one"',
+        'repository = "git@github.com:some-one/course"',
+        'repository = "https://github.com/some-one/course\\n"',
+        'repository = "https://github.com/some-one/cour\\"se"',
+        "repository = false",
+        'branch = "feature/x"',
+        'branch = "--upload-pack=x"',
+        'branch = ""',
+        "branch = 3",
+    ],
+)
+def test_address_of_another_form_is_refused_and_the_message_says_what_came_and_what_is_expected(publish, line):
+    publish(line)
+    with pytest.raises(ValueError, match=r"\[tool.qkv\]: (repository|branch) is .+; expected") as error:
+        build.read_address()
+    assert repr(tomllib.loads(line).popitem()[1]) in str(error.value)
+
+
+def test_command_line_reports_a_wrong_address_in_one_line(publish, monkeypatch):
+    publish('repository = "somewhere"')
+    monkeypatch.setattr(sys, "argv", ["build.py", "--check"])
+    with pytest.raises(SystemExit, match="repository is 'somewhere'; expected"):
+        build.main()
+
+
+def test_address_stands_in_the_first_cell_and_changes_no_id(here, publish):
+    def first(language):
+        return next(cell for cell in build.assemble(build.sources()[0], language).cells if cell.id == "setup")
+
+    without = first("vi").source
+    publish(f'repository = "{FORK}"')
+    assert f'REPOSITORY, BRANCH = "{FORK}", "main"' in first("en").source
+    lines = zip(without.split("\n"), first("vi").source.split("\n"), strict=True)
+    assert len([1 for a, b in lines if a != b]) == 1
+
+
+def test_links_to_colab_are_there_with_an_address_only(here, publish):
+    def top(language):
+        return build.assemble(build.sources()[0], language).cells[0].source
+
+    assert "colab" not in top("vi").lower()
+    publish(f'repository = "{FORK}"')
+    for language, words in (("vi", "Mở bài này trong Colab"), ("en", "Open this notebook in Colab")):
+        wanted = f"https://colab.research.google.com/github/some-one/qkv.course/blob/main/notebooks/{language}/01_small.ipynb"
+        assert top(language).endswith(f"\n\n[▶ {words}]({wanted})")
+
+
+MARKED = "# Title\n\n<!-- badges: made -->\n<!-- /badges -->\n\nText.\n"
+
+
+def test_badges_of_the_readmes_come_and_go_with_the_address(here, publish):
+    readmes = {language: here.parent / name for language, name in (("en", "README.md"), ("vi", "README.vi.md"))}
+    for path in readmes.values():
+        path.write_text(MARKED, encoding="utf-8")
+    build.write_badges()
+    assert {path.read_text(encoding="utf-8") for path in readmes.values()} == {MARKED}
+    publish(f'repository = "{FORK}"')
+    for _ in range(2):
+        build.write_badges()
+    for language, path in readmes.items():
+        text = path.read_text(encoding="utf-8")
+        notebook = f"notebooks/{language}/01_small.ipynb"
+        line = next(line for line in text.splitlines() if line.startswith("[![")).split(") [!")
+        assert len(line) == 3 and text.startswith("# Title\n\n<!-- badges: made -->\n\n[![")
+        assert f"/some-one/qkv.course/blob/main/{notebook}" in line[0]
+        assert f"https://mybinder.org/v2/gh/some-one/qkv.course/main?urlpath=lab/tree/{notebook}" in line[1]
+        assert f"{FORK}/actions/workflows/ci.yml/badge.svg?branch=main" in line[2]
+    publish("")
+    build.write_badges()
+    assert {path.read_text(encoding="utf-8") for path in readmes.values()} == {MARKED}
+
+
+def test_readme_without_its_marks_is_refused(here, publish):
+    (here.parent / "README.md").write_text("# Title\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README.md: expected one line <!-- badges -->"):
+        build.write_badges()
 
 
 # ---- executing and checking ----------------------------------------------------------------------
@@ -215,6 +336,31 @@ def test_the_check_finds_missing_and_stray_notebooks(small):
     assert sorted(problems()) == ["vi/01_small: is not built", "vi/02_stray.ipynb: has no source"]
 
 
+def test_refresh_brings_a_new_address_and_new_texts_without_a_run_as_a_build_would(small, publish, monkeypatch):
+    path, problems = small
+    source = build.HERE / "source" / "01_small.py"
+    source.write_text(SMALL.replace("# Một,", "# Số một,"), encoding="utf-8")
+    (build.HERE.parent / "README.md").write_text(MARKED, encoding="utf-8")
+    publish(f'repository = "{FORK}"')
+    assert [text.split(":")[0] for text in problems()] == ["vi/01_small", "en/01_small", "README.md"]
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "execute", lambda *_: pytest.fail("it ran"))
+        assert build.refresh("") == []
+    assert problems() == []
+    refreshed = path.read_bytes()
+    assert FORK.encode() in refreshed and "# Số một,".encode() in refreshed
+    build.build("")
+    assert path.read_bytes() == refreshed
+
+
+def test_refresh_leaves_a_notebook_whose_code_changed_and_names_it(small, publish):
+    path, _ = small
+    damage(path, lambda nb: code_cell(nb, 1).update(source="print(2)"))
+    before = path.read_bytes()
+    assert build.refresh("") == ["vi/01_small"]
+    assert path.read_bytes() == before
+
+
 def test_running_writes_copies_and_names_what_failed(small, tmp_path):
     path, _ = small
     damage(path, lambda nb: code_cell(nb, 1).update(source="1 / 0"))
@@ -297,9 +443,10 @@ def test_a_notebook_beside_a_clone_finds_helpers_there_and_says_so_where_there_i
     setup = next(cell.source for cell in notebook.cells if "setup" in cell.metadata.get("tags", []))
     script = tmp_path / "setup.py"
     script.write_text(setup + "\nimport helpers\nprint(helpers.__file__)", encoding="utf-8")
-    python = [sys.executable, "-P", str(script)]
-    alone = subprocess.run(python, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "ModuleNotFoundError" in alone.stderr and "README.md" in alone.stderr
+    nothing_installed = [sys.executable, "-I", "-S", "-X", "utf8", str(script)]
+    alone = subprocess.run(nothing_installed, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
+    assert "FileNotFoundError" in alone.stderr and "README.md" in alone.stderr
     shutil.copytree(ROOT / "helpers", tmp_path / "module" / "helpers")
-    beside = subprocess.run(python, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert beside.stdout.strip() == str(tmp_path / "module" / "helpers" / "__init__.py")
+    python = [sys.executable, "-P", str(script)]
+    beside = subprocess.run(python, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
+    assert beside.stdout.splitlines()[-1] == str(tmp_path / "module" / "helpers" / "__init__.py")

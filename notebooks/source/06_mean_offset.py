@@ -39,15 +39,7 @@ r"""
 """
 
 # %% tags=["setup"]
-import sys
-from pathlib import Path
-
-places = [Path.cwd(), *Path.cwd().parents, *Path.cwd().glob("*/")]
-found = [str(place) for place in places if (place / "helpers" / "capture.py").is_file()]
-if not found:
-    raise ModuleNotFoundError("helpers/ not found / không tìm thấy helpers/: README.md (README.vi.md) → Colab")
-sys.path.insert(0, found[0])
-
+# the build puts setup_cell.py here
 from helpers import set_language
 
 set_language("vi")

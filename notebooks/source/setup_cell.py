@@ -1,0 +1,69 @@
+# @title Chuẩn bị (chạy ô này trước) · Set-up (run this cell first)
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+REPOSITORY, BRANCH = "", "main"  # pyproject.toml, [tool.qkv]
+FOLDER = "qkv-token-similarity"
+
+
+def find_module():
+    """The folder that holds helpers/: here, above, one below, or where it was installed."""
+    places = [Path.cwd(), *Path.cwd().parents, *Path.cwd().glob("*/")]
+    installed = find_spec("helpers")
+    if installed and installed.origin:
+        places.append(Path(installed.origin).parents[1])
+    return next((str(place) for place in places if (place / "helpers" / "capture.py").is_file()), None)
+
+
+def clone_module():
+    """Fetch the repository into the current folder; returns what was tried and what went wrong, if anything."""
+    command = ["git", "clone", "--quiet", "--depth", "1", "--branch", BRANCH, REPOSITORY, FOLDER]
+    settings = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}  # a private repository fails instead of asking
+    try:
+        done = subprocess.run(
+            command,
+            env=settings,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{' '.join(command)}\n{error}"
+    return f"{' '.join(command)}\n{done.stderr.strip()}" if done.returncode else None
+
+
+found = find_module()
+if not found and REPOSITORY:
+    problem = clone_module()
+    found = find_module()
+    if not found:
+        raise RuntimeError(
+            f"\nKhông tải được khóa học về {Path.cwd()}. Đã thử: {problem or 'git clone, nhưng không có helpers/'}\n"
+            "Hãy kiểm tra kết nối mạng, kiểm tra địa chỉ và nhánh ghi trong pyproject.toml, mục [tool.qkv] (kho mã "
+            f"phải công khai), xóa thư mục {FOLDER} nếu nó còn dang dở, rồi chạy lại ô này. Cách khác: dùng bản "
+            "độc lập của sổ tay này (make standalone).\n"
+            f"\nThe module could not be fetched into {Path.cwd()}. Tried: {problem or 'git clone, but no helpers/'}\n"
+            "Check the connection, check the address and branch in pyproject.toml, [tool.qkv] (the repository must "
+            f"be public), delete the folder {FOLDER} if it is incomplete, and run this cell again. Or use the "
+            "standalone version of this notebook (make standalone)."
+        )
+if not found:
+    raise FileNotFoundError(
+        f"\nKhông tìm thấy thư mục helpers/ của khóa học: đã tìm trong {Path.cwd()}, trong các thư mục cha và các "
+        "thư mục con của nó. Kho mã chưa ghi địa chỉ của mình nên ô này không thể tự tải về. Có hai cách: dùng bản "
+        "độc lập của sổ tay này (make standalone), hoặc ghi địa chỉ như README.vi.md hướng dẫn ở mục Colab.\n"
+        f"\nThe module's folder helpers/ was not found: looked in {Path.cwd()}, in the folders above it and in those "
+        "inside it. The repository's address is not set, so this cell cannot fetch it. Two ways out: use the "
+        "standalone version of this notebook (make standalone), or set the address as README.md says under Colab."
+    )
+sys.path.insert(0, found)
+
+from helpers import environment, set_language
+
+set_language("vi")
+print(environment())
