@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help run test bench lab build check clean
+.PHONY: help run test bench lab build check class slides clean
 
 help:
 	@echo "make run    install, fetch the model, execute all notebooks (copies in executed/)"
@@ -19,6 +19,8 @@ help:
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make build  rebuild the stored notebooks from notebooks/source/"
 	@echo "make check  compare the stored notebooks with their sources"
+	@echo "make class  versions for a class in build/class: instructor and student, for nbgrader"
+	@echo "make slides slides of the stored notebooks in build/slides, no network needed"
 	@echo "make clean  remove the environment and what was executed (not the model cache)"
 
 # The environment is made again when the list of packages changes.
@@ -63,6 +65,12 @@ build: $(READY)
 
 check: $(READY)
 	$(BIN)/python notebooks/build.py --check
+
+class: $(READY)
+	$(BIN)/python notebooks/classroom.py
+
+slides: $(READY)
+	$(BIN)/python notebooks/slides.py
 
 clean:
 	rm -rf $(VENV) executed
