@@ -10,18 +10,20 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help run test bench lab build refresh standalone check clean
+.PHONY: help run test bench lab build refresh check standalone class slides clean
 
 help:
-	@echo "make run    install, fetch the model, execute all notebooks (copies in executed/)"
-	@echo "make test   install, fetch the model, run all tests"
-	@echo "make bench  measure the kernels against other libraries, rewrite the tables of docs/performance*.md"
-	@echo "make lab    open the notebooks in JupyterLab"
-	@echo "make build  rebuild the stored notebooks from notebooks/source/"
+	@echo "make run         install, fetch the model, execute all notebooks (copies in executed/)"
+	@echo "make test        install, fetch the model, run all tests"
+	@echo "make bench       measure the kernels against other libraries, rewrite the tables of docs/performance*.md"
+	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make build       rebuild the stored notebooks from notebooks/source/"
 	@echo "make refresh     texts, links, badges and first cells of the stored notebooks, outputs as they are"
+	@echo "make check       compare the stored notebooks with their sources, the texts with the glossary"
 	@echo "make standalone  notebooks that need no repository, for upload, in build/standalone/"
-	@echo "make check  compare the stored notebooks with their sources, the texts with the glossary"
-	@echo "make clean  remove the environment and what was executed (not the model cache)"
+	@echo "make class       versions for a class, instructor and student, for nbgrader, in build/class/"
+	@echo "make slides      slides of the stored notebooks, no network needed, in build/slides/"
+	@echo "make clean       remove the environment and what was executed or built (not the model cache)"
 
 # The environment is made again when the list of packages changes.
 $(READY): pyproject.toml constraints.txt
@@ -73,5 +75,11 @@ check: $(READY)
 	$(BIN)/python notebooks/build.py --check
 	$(BIN)/python docs/glossary.py --check
 
+class: $(READY)
+	$(BIN)/python notebooks/classroom.py
+
+slides: $(READY)
+	$(BIN)/python notebooks/slides.py
+
 clean:
-	rm -rf $(VENV) executed
+	rm -rf $(VENV) executed build
