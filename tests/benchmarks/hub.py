@@ -353,7 +353,7 @@ def processor():
 TEXT = {
     "en": {
         "header": ["students at once", "seconds until all are done", "processor seconds a student",
-                   "memory of all, MiB", "of it a student, MiB", "alone one student's, MiB"],
+                   "memory of all, MiB", "of it a student, MiB", "shared with nobody, the most of one student, MiB"],
         "machine": "Measured on {processor}, {cores} cores, {memory:.0f} GiB of memory; {versions}. "
                    "Load before each run: {load} (other work ran at the same time).",
         "slope": "From {first} to {last} students each one more takes {slope:.0f} MiB. Carried on in a straight line "
@@ -362,7 +362,7 @@ TEXT = {
     },
     "vi": {
         "header": ["số sinh viên cùng lúc", "số giây đến khi tất cả chạy xong", "số giây bộ xử lý mỗi sinh viên",
-                   "bộ nhớ của tất cả, MiB", "chia đều mỗi sinh viên, MiB", "phần riêng của một sinh viên, MiB"],
+                   "bộ nhớ của tất cả, MiB", "chia đều mỗi sinh viên, MiB", "phần không chung với ai, lớn nhất ở một sinh viên, MiB"],
         "machine": "Đo trên {processor}, {cores} nhân, {memory:.0f} GiB bộ nhớ; {versions}. "
                    "Tải trước mỗi lần đo: {load} (máy còn chạy việc khác cùng lúc).",
         "slope": "Từ {first} đến {last} sinh viên, mỗi người thêm vào cần {slope:.0f} MiB. Kéo dài đường thẳng ấy đến "
