@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help run test bench lab build check clean
+.PHONY: help run test bench lab build check site clean
 
 help:
 	@echo "make run    install, fetch the model, execute all notebooks (copies in executed/)"
@@ -19,6 +19,7 @@ help:
 	@echo "make lab    open the notebooks in JupyterLab"
 	@echo "make build  rebuild the stored notebooks from notebooks/source/"
 	@echo "make check  compare the stored notebooks with their sources"
+	@echo "make site   build the site from the stored notebooks and docs/ (into build/site/)"
 	@echo "make clean  remove the environment and what was executed (not the model cache)"
 
 # The environment is made again when the list of packages changes.
@@ -63,6 +64,9 @@ build: $(READY)
 
 check: $(READY)
 	$(BIN)/python notebooks/build.py --check
+
+site: $(READY)
+	$(BIN)/python docs/site/build.py
 
 clean:
 	rm -rf $(VENV) executed
