@@ -44,7 +44,8 @@ LOOK = """async () => {
   const words = document.querySelector('article').cloneNode(true);
   words.querySelectorAll('pre, code, mjx-container').forEach(node => node.remove());
   const root = document.documentElement;
-  const scrolls = node => node && (/auto|scroll/.test(getComputedStyle(node).overflowX) || scrolls(node.parentElement));
+  const scrolls = node => node.tagName !== 'ARTICLE' &&
+    (/auto|scroll/.test(getComputedStyle(node).overflowX) || scrolls(node.parentElement));
   return {
     lang: root.lang,
     missing: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
