@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help run test bench lab build refresh check standalone class slides clean
+.PHONY: help run test bench lab build refresh check standalone class slides site clean
 
 help:
 	@echo "make run         install, fetch the model, execute all notebooks (copies in executed/)"
@@ -23,6 +23,7 @@ help:
 	@echo "make standalone  notebooks that need no repository, for upload, in build/standalone/"
 	@echo "make class       versions for a class, instructor and student, for nbgrader, in build/class/"
 	@echo "make slides      slides of the stored notebooks, no network needed, in build/slides/"
+	@echo "make site        the site, in both languages, in build/site/"
 	@echo "make clean       remove the environment and what was executed or built (not the model cache)"
 
 # The environment is made again when the list of packages changes.
@@ -80,6 +81,9 @@ class: $(READY)
 
 slides: $(READY)
 	$(BIN)/python notebooks/slides.py
+
+site: $(READY)
+	$(BIN)/python docs/site/build.py
 
 clean:
 	rm -rf $(VENV) executed build
