@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import warnings
 from importlib import import_module
 from pathlib import Path
 
@@ -27,6 +26,7 @@ NAMES = [f"{path.stem}-{language}" for path, language in EACH]
 GRADED = "03_block_masks-en"
 STUDENTS = ("right", "half", "empty")
 MINI = "mini-en"
+pytestmark = pytest.mark.filterwarnings("ignore:Object of type")  # SQLAlchemy, about nbgrader's own calls
 
 
 def instructor(path, language):
@@ -278,9 +278,7 @@ class Course:
 
 @pytest.fixture(scope="module")
 def course(home):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nbgrader's and SQLAlchemy's own deprecations
-        yield Course(home)
+    return Course(home)
 
 
 def fill(notebook, **sources):
@@ -320,7 +318,7 @@ def test_right_half_right_and_empty_submissions_get_full_partial_and_no_marks(ho
     assert errors(graded["right"][1]) == {}  # the instructor's version passes its own tests
     assert errors(graded["half"][1]) == {"test-3-1": "AssertionError", "test-3-3": "AssertionError"}
     assert errors(graded["empty"][1]) == dict.fromkeys(("test-3-1", "test-3-2", "test-3-3"), "AssertionError")
-    assert "1×4" not in json.dumps(errors(graded["half"][1])) and "not done yet" in json.dumps(graded["empty"][1])
+    assert "not done yet" in json.dumps(graded["empty"][1])  # the hint is the message
 
 
 def cheat(notebook):
