@@ -32,6 +32,7 @@ import transformers
 from filelock import FileLock
 from huggingface_hub import constants as hub
 from huggingface_hub import try_to_load_from_cache
+from packaging.version import InvalidVersion
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from tqdm.auto import tqdm
@@ -366,10 +367,11 @@ def _check_gguf_reader():
         raise OSError(
             say(
                 f"Để giải lượng tử SmolLM2 cần gói {', '.join(missing)}, mà Python này không có: hãy chạy %{pip} trong "
-                "một ô của sổ tay (ở dòng lệnh: bỏ dấu %), rồi chạy lại ô này. Các gói khác được giữ nguyên",
+                "một ô của sổ tay (ở dòng lệnh: bỏ dấu %), khởi động lại kernel Jupyter, rồi chạy lại từ đầu. Các gói khác "
+                "được giữ nguyên",
                 f"dequantising SmolLM2 needs the package {', '.join(missing)}, which this Python does not have: run "
-                f"%{pip} in a cell of the notebook (without the % on a command line), then run this cell again. "
-                "Other packages stay as they are",
+                f"%{pip} in a cell of the notebook (without the % on a command line), restart the Jupyter kernel, and run "
+                "from the top. Other packages stay as they are",
             )
         )
 
@@ -450,8 +452,10 @@ def _convert(gguf, folder):
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(gguf.parent), **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **options)
-    except ImportError as error:
-        raise OSError(f"reading a GGUF file needs two packages: pip install gguf accelerate ({error})") from error
+    except (ImportError, InvalidVersion) as error:  # transformers lists what is installed when it is imported
+        raise OSError(
+            f"reading a GGUF file needs two packages: pip install gguf accelerate ({error}); then start Python again"
+        ) from error
     # GGUF names the pre-tokenizer but transformers restores only half of it: digits stand alone
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

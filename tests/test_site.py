@@ -308,6 +308,7 @@ def test_a_reader_types_into_the_search_box_and_opens_a_result(page, address, la
     assert box.input_value() == query
     link = page.locator(f"pagefind-modal a[href*='{wanted}']").first
     link.wait_for(timeout=20_000)
+    assert "\u2063" not in page.locator("pagefind-modal").inner_html()  # words for the index only
     link.click()
     page.wait_for_url(f"**/{language}/{wanted}*")
     assert page.locator("html").get_attribute("lang") == language

@@ -162,14 +162,15 @@ def index_for_search(folder):
     """Pagefind's index of the pages in `folder`, put beside them.
 
     Pagefind finds ộ by o, but not đ by d, since Unicode does not take đ apart.  So it reads copies in which each
-    paragraph carries its words with đ once more, with d.
+    paragraph carries its words with đ once more, with d and behind an invisible sign by which site.js leaves them
+    out of what is shown.
     """
     with tempfile.TemporaryDirectory() as copies:
         for path in folder.glob("*.html"):
             page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
             for block in page.select("[data-pagefind-body] :is(p, li, td, th, dt, h1, h2, h3, h4)"):
                 own = "" if block.select_one("p, li, td") else block.get_text()
-                words = {word.lower().replace("đ", "d") for word in re.findall(r"\w*[đĐ]\w*", own)}
+                words = {"\u2063" + word.lower().replace("đ", "d") for word in re.findall(r"\w*[đĐ]\w*", own)}
                 if words:
                     block["data-pagefind-index-attrs"], block["data-with-d"] = "data-with-d", " ".join(sorted(words))
             Path(copies, path.name).write_text(str(page), encoding="utf-8")
