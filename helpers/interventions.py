@@ -1,9 +1,9 @@
 """What an edit of Q, K or V does to a model's predictions (notebook 09).
 
-before = predict(model, batch)
-with edit_qkv(model, 5, "V", lambda v, positions: 0 * v):
-    after = effect(model, batch, before)
-after.kl                                               # [sentence], nats per token
+    before = predict(model, batch)
+    with edit_qkv(model, 5, "V", lambda v, positions: 0 * v):
+        after = effect(model, batch, before)
+    after.kl                                               # [sentence], nats per token
 """
 
 import copy

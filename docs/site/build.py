@@ -129,7 +129,7 @@ def contents(language, pages):
     notebooks = [name for path, name in pages[language].items() if path.suffix == ".ipynb"]
     known = {name for *_, names in NAVIGATION for name in names}
     rest = [name for name in pages[language].values() if name not in {"index", *notebooks} | known]
-    groups = [("Notebook", "Notebooks", notebooks), *NAVIGATION[:-1]]
+    groups = [("Các bài", "Notebooks", notebooks), *NAVIGATION[:-1]]
     groups.append((*NAVIGATION[-1][:2], [*NAVIGATION[-1][2], *rest]))
     text = ""
     for vi, en, names in groups:
