@@ -4,6 +4,8 @@
     with edit_qkv(model, 5, "V", lambda v, positions: 0 * v):
         after = effect(model, batch, before)
     after.kl                                               # [sentence], nats per token
+
+The edit itself is `edit_qkv` of `helpers.capture`.
 """
 
 import copy
