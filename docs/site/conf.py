@@ -68,7 +68,7 @@ html_context = {
         "bar": "Trang này" if vi else "This page",
         "other": "English" if vi else "Tiếng Việt",
         "search": "Tìm kiếm" if vi else "Search",
-        "download": "Tải notebook (.ipynb)" if vi else "Download the notebook (.ipynb)",
+        "download": "Tải sổ tay (.ipynb)" if vi else "Download the notebook (.ipynb)",
         "colab": "Mở trong Colab" if vi else "Open in Colab",
         "source": "Mã nguồn trên GitHub" if vi else "Source on GitHub",
     },

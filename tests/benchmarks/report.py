@@ -225,7 +225,7 @@ TEXT = {
         "bandwidth": "băng thông sao chép bộ nhớ", "load": "tải trước và sau khi đo (máy còn chạy việc khác cùng lúc)",
         "cuda": "CUDA", "none": "chưa đo (không có GPU; kernel Triton chưa từng chạy trên GPU)",
         "goal": "mục tiêu", "measured": "đo được", "met": "đạt", "missed": "thiếu {:.0f}%",
-        "faster": "số lần nhanh hơn cách trong notebook, {}", "within": "số lần giới hạn L, {}",
+        "faster": "số lần nhanh hơn cách trong sổ tay, {}", "within": "số lần giới hạn L, {}",
         "same": "tỉ số ở 54 x 4800 không nhỏ hơn ở 54 x 2304",
         "memory": "MiB ngoài dữ liệu vào, 54 x 2304", "rounds": "trung vị của {} vòng; tỉ số nhỏ nhất và lớn nhất {}",
         "tokens": "số token", "features": "số chiều", "growth": "chi phí tăng theo {}", "n_layers": "số tầng",
