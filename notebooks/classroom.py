@@ -18,6 +18,7 @@ answer is replaced by the reference once it was judged: an error costs the point
 import argparse
 import ast
 import keyword
+import os
 import re
 import symtable
 import sys
@@ -34,6 +35,9 @@ from traitlets.config import PyFileConfigLoader
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from build import HERE, LANGUAGES, assemble, sources
+
+# nbgrader calls alembic by its name, which is found only where the environment was activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 FOLDER = HERE.parent / "build" / "class"
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"

@@ -197,7 +197,7 @@ def test_it_is_built_in_time_and_is_small(site):
 
 def test_every_notebook_and_every_page_of_docs_is_there_in_both_languages(site):
     names = {path.stem for path in (ROOT / "docs").glob("*.md") if not path.name.endswith(".vi.md")} | {"api"}
-    names |= {path.stem for path in (ROOT / "notebooks" / "source").glob("*.py")}
+    names |= {path.stem for path in (ROOT / "notebooks" / "source").glob("[0-9]*.py")}
     for language in LANGUAGES:
         there = {path.stem for path in (site.folder / language).glob("*.html")}
         assert names <= there and "search" not in there
