@@ -62,7 +62,7 @@ LOOK = """async () => {
 FIND = """async ([bundle, query]) => {
   const pagefind = await import(bundle);
   const found = await pagefind.search(query);
-  return Promise.all(found.results.slice(0, 5).map(async result => (await result.data()).excerpt));
+  return Promise.all(found.results.slice(0, 10).map(async result => (await result.data()).excerpt));
 }"""
 
 
