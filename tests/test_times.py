@@ -96,7 +96,9 @@ One two three. **Predict.** Four?
 """
 
 # %% tags=["setup"]
-import os
+from helpers import set_language
+
+set_language("vi")
 
 # %%
 import torch
@@ -161,7 +163,7 @@ def test_a_build_writes_down_seconds_and_keeps_the_other_ones(small):
     assert times == {"01_small": {"en": 5, "vi": 6}, "02_other": {"en": 7}}
 
 
-def test_building_records_the_wall_time_of_each_language(small, monkeypatch):
+def test_building_records_the_time_of_each_language(small, monkeypatch):
     monkeypatch.setattr(build, "execute", lambda notebook, folder, title: 12.3 if title.startswith("vi") else 45.6)
     monkeypatch.setenv("QKV_MODEL", "smollm2")
     build.build("")
