@@ -86,14 +86,22 @@ def test_three_students_run_notebook_04_at_once_on_one_read_only_cache(shared, t
 
 
 def test_a_server_that_nobody_uses_is_stopped(shared, tmp_path):
-    quick = 'c.JupyterHub.services[0]["command"][-1:] = ["--timeout=2", "--cull-every=1"]'
+    # The service waits for a sign: a server that takes longer to start than the timeout would be stopped at birth.
+    sign = tmp_path / "stop idle servers now"
+    wait = f'until [ -e "{sign}" ]; do sleep 0.2; done; exec "$@"'
+    quick = f"""
+service = c.JupyterHub.services[0]
+service["command"] = ["sh", "-c", {wait!r}, "sh", *service["command"][:-1], "--timeout=2", "--cull-every=1"]
+"""
     with hub.running_hub(tmp_path, shared, quick) as running:
         student = hub.Student(running, "an")
         student.log_in()
         student.start_server()
         servers = [p for p in running.remember() if "jupyterhub.singleuser" in p.cmdline()]
         assert len(servers) == 1
-        assert not psutil.wait_procs(servers, timeout=40)[1], running.said()
+        assert psutil.wait_procs(servers, timeout=5)[1] == servers  # nothing else stops it
+        sign.touch()
+        assert not psutil.wait_procs(servers, timeout=120)[1], running.said()
 
 
 # ---- the shared cache -----------------------------------------------------------------------------
