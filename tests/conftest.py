@@ -1,12 +1,25 @@
-"""What every test shares: the model that needs no hub, and the captured sentences."""
+"""What tests share: the model that needs no hub, the captured sentences, the languages, the browser."""
 
 import os
+import shutil
 
 # Before torch is imported; the kernels that nbval starts inherit both.
 os.environ.setdefault("QKV_MODEL", "smollm2")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +52,27 @@ def her_qkv(smollm2, her_batch, her_positions):
     from helpers import capture_qkv
 
     return capture_qkv(smollm2[0], her_batch, positions=her_positions)
+
+
+@pytest.fixture(params=["vi", "en"])
+def language(request):
+    """Each language once, set for what `helpers` says."""
+    from helpers import set_language
+
+    set_language(request.param)
+    yield request.param
+    set_language("en")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.fail(f"none of {', '.join(BROWSERS)} is on the PATH. On Debian and Ubuntu: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()

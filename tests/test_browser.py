@@ -19,7 +19,6 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from helpers import set_language
 from helpers.widgets import offset_explorer
@@ -27,17 +26,6 @@ from helpers.widgets import offset_explorer
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "tests" / "artifacts"
 NOTEBOOK = "02_cosine_and_correlation.ipynb"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 # No question about news; every cell in the page, whether or not it is scrolled into view.
 SETTINGS = """{
   "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false},
@@ -120,17 +108,6 @@ def lab(tmp_path_factory):
             yield url
         finally:
             stop(server)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.fail(f"none of {', '.join(BROWSERS)} is on the PATH. On Debian and Ubuntu: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

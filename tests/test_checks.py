@@ -6,17 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import block_histograms, set_language, shuffle_entries, shuffle_within_features
+from helpers import block_histograms, shuffle_entries, shuffle_within_features
 from helpers.checks import EXERCISES, check, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(params=["vi", "en"])
-def language(request):
-    set_language(request.param)
-    yield request.param
-    set_language("en")
 
 
 BATCH = {"attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]])}

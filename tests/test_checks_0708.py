@@ -6,15 +6,8 @@ import re
 import pytest
 import torch
 
-from helpers import block_histograms, jackknife, set_language, smile_index
+from helpers import block_histograms, jackknife, smile_index
 from helpers.checks import verdict
-
-
-@pytest.fixture(params=["vi", "en"])
-def language(request):
-    set_language(request.param)
-    yield request.param
-    set_language("en")
 
 
 def smiling_at(*layers, n_layer=6):

@@ -4,15 +4,7 @@ import re
 
 import pytest
 
-from helpers import set_language
 from helpers.checks import verdict
-
-
-@pytest.fixture(params=["vi", "en"])
-def language(request):
-    set_language(request.param)
-    yield request.param
-    set_language("en")
 
 
 def last_of_word(ids, pieces):

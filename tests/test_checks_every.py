@@ -20,13 +20,6 @@ from helpers.checks import EXERCISES, check, verdict
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(params=["vi", "en"])
-def language(request):
-    set_language(request.param)
-    yield request.param
-    set_language("en")
-
-
 @pytest.fixture(autouse=True)
 def new_session(monkeypatch):
     monkeypatch.setattr(checks, "_solved", set())

@@ -1,6 +1,5 @@
 """One term, one translation: docs/glossary.yml, the pages made of it, and every Vietnamese text."""
 
-import importlib.util
 import shutil
 import subprocess
 import sys
@@ -8,18 +7,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from scripts import load
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def load_glossary():
-    spec = importlib.util.spec_from_file_location("glossary", ROOT / "docs" / "glossary.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-glossary = load_glossary()
+glossary = load("docs/glossary.py")
 DATA = glossary.load()
 TEXTS = list(glossary.texts())
 PAIRS = list(glossary.pairs())

@@ -1,6 +1,5 @@
 """A class on a real JupyterHub, with the project's own configuration, and the cache that all students read."""
 
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from scripts import load
 
 from helpers import models
 from helpers.models import SMOLLM2, cache_dir, wheel_model_folder
@@ -21,15 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STUDENTS = ("an", "binh", "chi")
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-hub = load(ROOT / "tests" / "benchmarks" / "hub.py")
-start_server = load(ROOT / "docs" / "classroom" / "start_server.py")
+hub = load("tests/benchmarks/hub.py")
+start_server = load("docs/classroom/start_server.py")
 
 
 def as_an_ordinary_user(code, **environment):

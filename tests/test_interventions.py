@@ -8,7 +8,7 @@ import torch
 import transformers
 from test_capture import FAMILIES, random_batch
 
-from helpers import edit_qkv, load_ordinary, set_language
+from helpers import edit_qkv, load_ordinary
 from helpers.capture import attention_layers
 from helpers.checks import verdict
 from helpers.interventions import effect, in_double, predict, real_tokens, resume_at
@@ -165,13 +165,6 @@ def test_the_interval_is_that_of_students_t():
 def kl():
     generator = torch.Generator().manual_seed(0)
     return lambda scale=1.0: scale * (1 + torch.rand(12, generator=generator, dtype=torch.float64))
-
-
-@pytest.fixture(params=["vi", "en"])
-def language(request):
-    set_language(request.param)
-    yield request.param
-    set_language("en")
 
 
 def texts(figure):

@@ -11,6 +11,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from scripts import load
 from test_similarity import STATISTICS, assert_matches_oracle, features
 
 from helpers import BLOCKS, block_histograms, cosine_similarity, pearson_correlation, similarity
@@ -366,11 +367,7 @@ def test_both_cuda_paths_match_the_oracle(monkeypatch, wanted, n, sizes):
 
 
 def test_the_tables_of_the_performance_pages_are_those_that_were_measured():
-    sys.path.insert(0, os.path.join(os.path.dirname(__file__), "benchmarks"))
-    try:
-        import report
-    finally:
-        del sys.path[0]
+    report = load("tests/benchmarks/report.py")
     results = json.loads(report.RESULTS.read_text(encoding="utf-8"))
     for language, path in report.PAGES.items():
         text = path.read_text(encoding="utf-8")

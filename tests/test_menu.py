@@ -1,22 +1,15 @@
 """The menu at both ends of a notebook: every other notebook is one click away."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+from scripts import load
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def load_build():
-    spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build = load_build()
+build = load("notebooks/build.py")
 SOURCES = build.sources()
 every_notebook = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 

@@ -1,6 +1,5 @@
 """The build of the notebooks, and what is stored.  nbval runs and compares the outputs themselves."""
 
-import importlib.util
 import itertools
 import re
 import shutil
@@ -11,19 +10,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from scripts import load
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = sorted((ROOT / "notebooks").glob("[ve][in]/*.ipynb"))
 
 
-def load_build():
-    spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build = load_build()
+build = load("notebooks/build.py")
 
 SMALL = '''# %% [markdown] lang="vi"
 r"""

@@ -2,10 +2,8 @@
 
 import functools
 import http.server
-import importlib.util
 import os
 import re
-import shutil
 import sys
 import threading
 import unicodedata
@@ -18,7 +16,7 @@ import nbformat
 import pytest
 from docutils import nodes
 from docutils.core import publish_string
-from playwright.sync_api import sync_playwright
+from scripts import load
 
 import helpers
 
@@ -27,17 +25,6 @@ LANGUAGES = ("vi", "en")
 WIDTHS = {390: 844, 1280: 900}
 CPU_SECONDS, BYTES = 180, 40_000_000
 LEFT_OUT = {"__init__", "kernels_cpu", "kernels_cuda"}  # what nobody imports by name
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 LOOK = """async () => {
   if (window.MathJax?.startup) await window.MathJax.startup.promise;
   await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
@@ -66,14 +53,7 @@ FIND = """async ([bundle, query]) => {
 }"""
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"site_{name}", ROOT / "docs" / "site" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-builder, extension = load("build"), load("extension")
+builder, extension = load("docs/site/build.py"), load("docs/site/extension.py")
 Site = namedtuple("Site", "folder cpu_seconds")
 
 
@@ -104,17 +84,6 @@ def address(site):
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.fail(f"none of {', '.join(BROWSERS)} is on the PATH. On Debian and Ubuntu: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The slides: what stands where by rule, and that every slide of every deck fits, with no network."""
 
 import re
-import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -9,24 +8,12 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_output
-from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "notebooks"))
 build = import_module("build")
 slides = import_module("slides")
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 EACH = [(path, language) for path in build.sources() for language in build.LANGUAGES]
 NAMES = [f"{path.stem}-{language}" for path, language in EACH]
 # Every slide as it is when one stands on it; MathJax has set every formula by then.
@@ -133,14 +120,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def context():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.fail(f"none of {', '.join(BROWSERS)} is on the PATH. On Debian and Ubuntu: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser.new_context(viewport={"width": slides.WIDTH, "height": slides.HEIGHT})
-        browser.close()
+def context(browser):
+    return browser.new_context(viewport={"width": slides.WIDTH, "height": slides.HEIGHT})
 
 
 def watched(context, address):

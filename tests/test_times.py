@@ -1,23 +1,16 @@
 """The times that the notebooks state: the reader's against the rule, the computer's against a timed run."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+from scripts import load
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def load_build():
-    spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build = load_build()
+build = load("notebooks/build.py")
 SOURCES = build.sources()
 HEADER = {
     "en": r"\*\*Time:\*\* about (\d+) minutes of reading and exercises; the computer runs for about (\d+) (minutes|seconds)\.",

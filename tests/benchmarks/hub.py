@@ -11,7 +11,6 @@ import ctypes
 import json
 import os
 import platform
-import re
 import secrets
 import shutil
 import socket
@@ -24,12 +23,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from statistics import linear_regression
 
 import nbformat
 import psutil
 import requests
 import websocket
 from jupyter_client.session import Session
+from report import between, processor, table
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "docs" / "classroom" / "jupyterhub_config.py"
@@ -341,13 +342,6 @@ def measure_class(n, folder, cache):
     }
 
 
-def processor():
-    with suppress(OSError):
-        if found := re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
-            return found[1]
-    return platform.processor() or platform.machine()
-
-
 # ---- the pages ------------------------------------------------------------------------------------
 
 TEXT = {
@@ -372,15 +366,7 @@ TEXT = {
 }  # fmt: skip
 
 
-def slope_of(rows):
-    """MiB that one more student takes: a straight line through all runs, by least squares."""
-    x, y = [row["users"] for row in rows], [row["pss"] / 2**20 for row in rows]
-    mx, my = sum(x) / len(x), sum(y) / len(y)
-    slope = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum((a - mx) ** 2 for a in x)
-    return slope, my - slope * mx
-
-
-def report(results, language):
+def memory(results, language):
     """The table and its two sentences."""
     t, rows, m = TEXT[language], results["rows"], results["machine"]
     cells = [
@@ -388,9 +374,7 @@ def report(results, language):
         + [f"{value / 2**20:.0f}" for value in (row["pss"], row["pss"] / row["users"], row["uss"])]
         for row in rows
     ]
-    lines = [t["header"], ["---"] * len(t["header"]), *cells]
-    table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-    slope, start = slope_of(rows)
+    slope, start = linear_regression([row["users"] for row in rows], [row["pss"] / 2**20 for row in rows])
     cpu = CLASS * rows[-1]["cpu"]
     versions = ", ".join(f"{name} {v}" for name, v in {"Python": m["python"], **m["versions"]}.items())
     point = (lambda text: text.replace(".", ",")) if language == "vi" else str
@@ -408,14 +392,12 @@ def report(results, language):
         cpu=cpu,
         minutes=cpu / 8 / 60,
     )
-    return f"{table}\n\n{machine}\n\n{line}"
+    return f"{table(t['header'], cells)}\n\n{machine}\n\n{line}"
 
 
 def page(text, results, language):
-    """The page with what stands between its markers made anew."""
-    begin, end = "<!-- memory: begin -->", "<!-- memory: end -->"
-    before, rest = text.split(begin)
-    return before + begin + "\n" + report(results, language) + "\n" + end + rest.split(end)[1]
+    """The page with what was measured made anew."""
+    return between(text, "memory", memory(results, language))
 
 
 def write():

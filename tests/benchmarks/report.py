@@ -12,6 +12,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -43,12 +44,6 @@ before = status("VmRSS")
 function(x, sizes_of(x.shape[1]))
 print(status("VmHWM") - before)
 """
-
-
-def median(values):
-    values = sorted(values)
-    half = len(values) // 2
-    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
 
 
 def once(function, *arguments):
@@ -329,12 +324,17 @@ def growth(results, t):
 SECTIONS = {"goals": goals, "machine": machine, "comparison": comparison, "growth": growth}
 
 
+def between(text, name, new):
+    """The page `text` with what stands between the markers of `name` replaced."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = text.split(begin)
+    return before + begin + "\n" + new + "\n" + end + rest.split(end)[1]
+
+
 def page(text, results, language):
-    """The page with the text between its markers made anew."""
+    """The page with its tables made anew."""
     for name, make in SECTIONS.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, rest = text.split(begin)
-        text = before + begin + "\n" + make(results, TEXT[language]) + "\n" + end + rest.split(end)[1]
+        text = between(text, name, make(results, TEXT[language]))
     return text
 
 
