@@ -4,6 +4,7 @@ import functools
 import http.server
 import os
 import re
+import shutil
 import sys
 import threading
 import unicodedata
@@ -344,6 +345,24 @@ def test_an_unknown_page_stands_last_and_a_page_without_a_partner_is_refused(rep
     (repository / "docs" / "a.vi.md").unlink()
     with pytest.raises(builder.SiteError, match=r"one language only: a\. A page needs docs/NAME\.md"):
         builder.find_pages()
+
+
+def test_the_published_address_reaches_every_page_and_a_wrong_one_is_named(repository):
+    shutil.copy(ROOT / "notebooks" / "build.py", repository / "notebooks")
+
+    def options(address):
+        (repository / "pyproject.toml").write_text(f'[tool.qkv]\nrepository = "{address}"\n', encoding="utf-8")
+        return builder.where_published()
+
+    on_github, on_colab = "https://github.com/me/qkv", "https://colab.research.google.com/github/me/qkv/blob/main/"
+    assert options("") == ["-Atree=", "-Ablob=", "-Acolab="]
+    assert options(on_github) == [
+        f"-Atree={on_github}/tree/main",
+        f"-Ablob={on_github}/blob/main",
+        f"-Acolab={on_colab}",
+    ]
+    with pytest.raises(builder.SiteError, match=r"repository is 'me/qkv'; expected"):
+        options("me/qkv")
 
 
 def test_the_builder_does_not_delete_a_folder_that_is_no_site(tmp_path):

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from runpy import run_path
 from urllib.parse import unquote
 
 import nbformat
@@ -178,17 +179,29 @@ def index_for_search(folder):
         subprocess.run([sys.executable, "-m", "pagefind", *options, "--keep-index-url", "--silent"], check=True)
 
 
+def where_published():
+    """Sphinx's options for what templates/page.html and extension.py link to; empty while [tool.qkv] has no address."""
+    notebooks = run_path(str(ROOT / "notebooks" / "build.py"))  # `import build` would be this file
+    try:
+        address = notebooks["read_address"]()
+    except ValueError as error:
+        raise SiteError(str(error)) from None
+    known = {kind: f"{address.repository}/{kind}/{address.branch}" for kind in ("tree", "blob")}
+    known["colab"] = notebooks["on_colab"](address, "")
+    return [f"-A{name}={value if address.repository else ''}" for name, value in known.items()]
+
+
 def build(folder):
     """Write the site into `folder`; what was there before is removed."""
     if folder.exists() and any(folder.iterdir()) and not (folder / "vi").is_dir():
         raise SiteError(f"{folder} holds something else than a site: name an empty folder")
-    pages = find_pages()
+    pages, published = find_pages(), where_published()
     with tempfile.TemporaryDirectory() as temporary:
         builds = {}
         for language in LANGUAGES:
             here = Path(temporary) / language
             assemble(language, pages, here / "pages")
-            options = ["-q", "-W", "--keep-going", "-c", HERE, "-t", language, "-d", here / "doctrees"]
+            options = ["-q", "-W", "--keep-going", "-c", HERE, "-t", language, "-d", here / "doctrees", *published]
             command = [sys.executable, "-m", "sphinx", "-b", "html", *options, here / "pages", here / "html"]
             builds[language] = subprocess.Popen(command)
         failed = [language for language, process in builds.items() if process.wait()]

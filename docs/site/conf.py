@@ -1,7 +1,6 @@
 """Sphinx configuration of both languages; `build.py` assembles the pages and passes `-t vi` or `-t en`."""
 
 import sys
-import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,17 +52,8 @@ html_show_copyright = False
 html_use_index = False
 html_domain_indices = False
 
-settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8")).get("tool", {}).get("qkv", {})
-repository = settings.get("repository", "").strip().removesuffix("/").removesuffix(".git")
-branch = settings.get("branch") or "main"
-github = "https://github.com/"
-html_context = {
+html_context = {  # and `tree`, `blob` and `colab` from build.py
     "notebooks": {path.stem for path in (ROOT / "notebooks" / language).glob("*.ipynb")},
-    "tree": f"{repository}/tree/{branch}" if repository else "",
-    "blob": f"{repository}/blob/{branch}" if repository else "",
-    "colab": f"https://colab.research.google.com/github/{repository.removeprefix(github)}/blob/{branch}"
-    if repository.startswith(github)
-    else "",
     "words": {
         "bar": "Trang này" if vi else "This page",
         "other": "English" if vi else "Tiếng Việt",
