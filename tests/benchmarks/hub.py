@@ -30,7 +30,7 @@ import psutil
 import requests
 import websocket
 from jupyter_client.session import Session
-from report import between, processor, table
+from report import between, decimals, processor, table
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "docs" / "classroom" / "jupyterhub_config.py"
@@ -377,8 +377,7 @@ def memory(results, language):
     slope, start = linear_regression([row["users"] for row in rows], [row["pss"] / 2**20 for row in rows])
     cpu = CLASS * rows[-1]["cpu"]
     versions = ", ".join(f"{name} {v}" for name, v in {"Python": m["python"], **m["versions"]}.items())
-    point = (lambda text: text.replace(".", ",")) if language == "vi" else str
-    load = "; ".join(point(f"{row['load']:.1f}") for row in rows)
+    load = decimals("; ".join(f"{row['load']:.1f}" for row in rows), language)
     machine = t["machine"].format(
         processor=m["processor"], cores=m["cores"], memory=m["memory"] / 2**30, versions=versions, load=load
     )

@@ -7,6 +7,7 @@ python tests/benchmarks/report.py write      (the pages out of results.json)
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -233,6 +234,11 @@ def number(value):
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"
 
 
+def decimals(text, language):
+    """The text with its numbers as the language writes them: 2.5, but 2,5 in Vietnamese."""
+    return re.sub(r"(?<=\d)\.(?=\d)", ",", text) if language == "vi" else text
+
+
 def table(header, rows):
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
@@ -242,9 +248,9 @@ def limit(shape, key):
     return shape[key][shape["product"]] + shape[key]["binning"]
 
 
-def goals(results, t):
+def goals(results, language):
     """The goals, by the medians; the fastest rounds beside them."""
-    at = results["shapes"]
+    t, at = TEXT[language], results["shapes"]
     small = at["54 x 2304"]
     fastest = {shape: v["fastest_ms"][NOTEBOOK] / v["fastest_ms"][OURS] for shape, v in at.items()}
     rows = []
@@ -261,13 +267,13 @@ def goals(results, t):
     over = [small[key][OURS] / limit(small, key) for key in ("ms", "fastest_ms")]
     add(t["within"].format("54 x 2304"), False, 2.5, *over)
     add(t["memory"], False, 16, max(0, small["mib"][OURS]))
-    return table(["", t["goal"], t["measured"], t["fastest"], ""], rows)
+    return decimals(table(["", t["goal"], t["measured"], t["fastest"], ""], rows), language)
 
 
-def machine(results, t):
-    m = results["machine"]
+def machine(results, language):
+    t, m = TEXT[language], results["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in {"Python": m["python"], **m["versions"]}.items())
-    load = " / ".join(f"{v:.1f}" for v in m["load"])
+    load = decimals(" / ".join(f"{v:.1f}" for v in m["load"]), language)
     return "\n".join([
         f"- {t['machine']}: {m['processor']}, {m['cores']} {t['cores']}, {m['threads']} {t['threads']}",
         f"- {t['rate']}: {m['gflops']:.0f} GFlop/s; {t['bandwidth']}: {m['bandwidth']:.0f} GB/s",
@@ -277,8 +283,8 @@ def machine(results, t):
     ])  # fmt: skip
 
 
-def comparison(results, t):
-    parts = []
+def comparison(results, language):
+    t, parts = TEXT[language], []
     for shape, v in results["shapes"].items():
         rows = []
         for name, ms in v["ms"].items():
@@ -302,11 +308,11 @@ def comparison(results, t):
         for shape, v in results["layers"].items()
     ]
     parts.append(table([t["layers"], *(f"{name}, ms" for name in (NOTEBOOK, TORCH, OURS)), t["times"]], rows))
-    return "\n\n".join(parts)
+    return decimals("\n\n".join(parts), language)
 
 
-def growth(results, t):
-    parts = []
+def growth(results, language):
+    t, parts = TEXT[language], []
     for key, name in (("tokens", t["tokens"]), ("features", t["features"]), ("layers", t["n_layers"])):
         rows = []
         for point in results["growth"][key]:
@@ -318,7 +324,7 @@ def growth(results, t):
             rows.append(row)
         header = [t["shape"], f"numba, {t['ms']}", t["pair"], f"torch, {t['ms']}", t["pair"]]
         parts.append(f"### {t['growth'].format(name).capitalize()}\n\n{table(header, rows)}")
-    return "\n\n".join(parts)
+    return decimals("\n\n".join(parts), language)
 
 
 SECTIONS = {"goals": goals, "machine": machine, "comparison": comparison, "growth": growth}
@@ -334,7 +340,7 @@ def between(text, name, new):
 def page(text, results, language):
     """The page with its tables made anew."""
     for name, make in SECTIONS.items():
-        text = between(text, name, make(results, TEXT[language]))
+        text = between(text, name, make(results, language))
     return text
 
 
