@@ -384,15 +384,16 @@ def untrained(seed):
     return type(model)(config).to(model.device).eval()
 
 
+median = say("trung vị", "median")
 for seed in range(3):
     vectors = capture_qkv(untrained(seed), batch, layers=layer, positions=positions).joined()[0]
     result = block_histograms(vectors, qkv.sizes)["cosine"]
     m = vectors.double().mean(dim=0).abs() / vectors.double().std(dim=0, correction=0)  # [feature]
     row = [f"{float(smile_index(result[block])):+.2f}" for block in ("QQ", "KK", "VV")]
-    print(f"seed {seed}   S {'  '.join(row)}   median |m| {float(m.median()):.2f}")
+    print(f"{say('hạt giống', 'seed')} {seed}   S {'  '.join(row)}   {median} |m| {float(m.median()):.2f}")
 
 m = x.double().mean(dim=0).abs() / x.double().std(dim=0, correction=0)
-print(f"{say('đã huấn luyện', 'trained')}   median |m| {float(m.median()):.2f}")
+print(f"{say('đã huấn luyện', 'trained')}   {median} |m| {float(m.median()):.2f}")
 
 # %% [markdown] lang="vi"
 r"""

@@ -252,7 +252,7 @@ h = inputs[0][rows, positions.to(x.device)]
 through_w = projection(h.mean(dim=0))  # W times the mean input, plus the bias where there is one
 assert torch.allclose(through_w, mean_her[: len(through_w)], atol=1e-3)
 size = 0.0 if projection.bias is None else float(projection.bias.norm() / through_w.norm())
-print(f"bias: {projection.bias is not None}   |bias| / |offset| = {size:.2f}")
+print(f"bias: {projection.bias is not None}   |bias| / |{label('offset_short')}| = {size:.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -312,7 +312,8 @@ def width(y):
 
 resampled = [float(width(noise[torch.randint(0, n, (n,), generator=generator)])) for _ in range(20)]
 print(
-    f"null {(n - 1) ** -0.5:.2f}   noise {float(width(noise)):.2f}   jackknife {float(width(noise[1:])):.2f}   bootstrap {sum(resampled) / 20:.2f}"
+    f"null {(n - 1) ** -0.5:.2f}   {say('nhiễu', 'noise')} {float(width(noise)):.2f}   "
+    f"jackknife {float(width(noise[1:])):.2f}   bootstrap {sum(resampled) / 20:.2f}"
 )
 
 # %%

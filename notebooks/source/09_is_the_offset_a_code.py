@@ -117,13 +117,15 @@ ordinary = load_ordinary()
 batches = {"ordinary": encode(tokenizer, ordinary[0::2]), "her": encode(tokenizer, load_sentences("her"))}
 held_out = encode(tokenizer, ordinary[1::2])
 before = {name: predict(model, batch) for name, batch in batches.items()}
+sets = {"ordinary": say("câu thường", "ordinary sentences"), "her": say("các câu có “ her”", "sentences with “ her”")}
 
 print(model.provenance)
 for name, batch in batches.items():
     n_sentence, n_token = len(batch["input_ids"]), int(batch["attention_mask"].sum())
     loss = float(before[name].loss.mean())
     print(
-        f"{name:9s} {n_sentence} {label('sentences')}, {n_token} {label('tokens')}, {say('hàm mất mát', 'loss')} {loss:.1f}"
+        f"{sets[name]:21s} {n_sentence} {label('sentences')}, {n_token} {label('tokens')}, "
+        f"{say('hàm mất mát', 'loss')} {loss:.1f}"
     )
 
 # %% [markdown] lang="vi"
@@ -143,7 +145,8 @@ offset = {part: getattr(held, part.lower())[:, inner].mean(dim=1) for part in "Q
 
 middle = n_layer // 2
 print(f"{label('layer')} {middle}" + " " * 20 + "      Q      K      V")
-for name, chosen in (("rms, tokens 1, 2, …", inner), ("rms, token 0", real_tokens(held_out).to(inner.device) & ~inner)):
+first_only = real_tokens(held_out).to(inner.device) & ~inner
+for name, chosen in ((f"rms, {label('tokens')} 1, 2, …", inner), ("rms, token 0", first_only)):
     rms = [getattr(held, part)[middle, chosen].square().sum(-1).mean().sqrt() for part in "qkv"]
     print(f"{name:29s}" + "".join(f"{float(value):7.1f}" for value in rms))
 print(f"{label('offset_size'):29s}" + "".join(f"{float(offset[part][middle].norm()):7.1f}" for part in "QKV"))
@@ -321,7 +324,6 @@ for part in "QKV":
     trial(part, "zero", zero, "her")
 
 # %%
-sets = {"ordinary": say("câu thường", "ordinary sentences"), "her": say("các câu có “ her”", "sentences with “ her”")}
 for on, name in sets.items():
     n = f"{len(batches[on]['input_ids'])} {label('sentences')}, {int(batches[on]['attention_mask'].sum())} {label('tokens')}"
     figure = plot_effects(results[on], controls[on], title=f"{model.provenance}\n{name}: {n}")
@@ -598,9 +600,20 @@ looks = {
     "random": look(random_q),
     "random_restored": look(random_q, lost_random),
 }
-for name, (kl, on_first, _) in looks.items():
+given_back = say("· trả lại điểm của token đầu", "· first token's scores restored")
+names = {
+    "unedited": label("unedited"),
+    "offset": say("trừ độ dời", "offset subtracted"),
+    "offset_restored": given_back,
+    "random": say("trừ vector ngẫu nhiên", "random vector subtracted"),
+    "random_restored": given_back,
+}
+for key, (kl, on_first, _) in looks.items():
     mean, half_width = mean_and_reach(kl)
-    print(f"{name:16s} KL {mean:z.2f} ± {half_width:.2f}   {label('on_first')} {float(on_first.mean()):.2f}")
+    print(f"{names[key]:31s} KL {mean:z.2f} ± {half_width:.2f}   {label('on_first')} {float(on_first.mean()):.2f}")
+for key in ("offset", "random"):
+    undone = 1 - float(looks[f"{key}_restored"][0].mean() / looks[key][0].mean())
+    print(f"{names[key]}: {say('trả lại điểm làm KL giảm', 'restoring the scores lowers the KL by')} {undone:.0%}")
 
 # %%
 ratios = [(w[:, :, -1, 0] / w[:, :, -1, 1]).log() for w in (looks["offset_restored"][2], looks["offset"][2])]
@@ -617,7 +630,7 @@ figure = plot_layer_curves(panels, "on_first", colour=COLOURS["Q"], title=f"{mod
 
 # %% [markdown] lang="vi"
 r"""
-Bảng: KL, và trọng số trung bình mà token đầu nhận được. Hình con (panel) bên trái: trừ độ dời thì token đầu mất attention; trả lại điểm của nó thì attention trở lại, có khi quá mức. Bên phải là đối chứng: một vector ngẫu nhiên cũng dài như thế thì ít đụng đến token đầu, nên trả lại cũng hầu như không làm KL giảm.
+Bảng: KL, và trọng số trung bình mà token đầu nhận được. Hình con (panel) bên trái: trừ độ dời thì token đầu mất attention; trả lại điểm của nó thì attention trở lại, có khi quá mức. Bên phải là đối chứng: một vector ngẫu nhiên dài đúng như thế động đến token đầu bao nhiêu, và trả lại điểm thì cứu được bao nhiêu. Hai dòng cuối của bảng so hai tỉ lệ ấy với nhau.
 
 Chênh lệch KL giữa hai dòng của độ dời là phần thiệt hại đi *qua* điểm hút chú ý; phần còn lại đi đường khác.
 
@@ -636,7 +649,7 @@ Ta kiểm chứng câu "cùng một vector" và đo vector ấy.
 
 # %% [markdown] lang="en"
 r"""
-The table: the KL, and the mean weight that the first token gets. On the left: without the offset the first token loses attention; with its scores given back the attention returns, at times too much of it. On the right the control: a random vector just as long hardly touches the first token, so giving back saves hardly anything.
+The table: the KL, and the mean weight that the first token gets. On the left: without the offset the first token loses attention; with its scores given back the attention returns, at times too much of it. On the right the control: how much a random vector just as long touches the first token, and how much giving back saves there. The last two lines of the table compare the two shares.
 
 The difference of KL between the two lines of the offset is the part of the damage that goes *through* the sink; the rest takes other ways.
 
@@ -1044,7 +1057,7 @@ Vậy "độ dời là mã" đúng đến đâu? Bảng trả lời bằng số;
 
 - **K.** Một hằng số trên mọi khóa, ở nơi tích vô hướng được tính, *không làm gì cả*. Điều mà độ dời của K làm được, nó làm qua bước xoay: một bias tùy truy vấn và khoảng cách, không tùy khóa là token nào.
 - **V.** Độ dời của V cộng *cùng một vector* vào luồng dư của mọi token (chỉ giảm đi ở những đầu nhìn vào token đầu). Mô hình có thể cần nó đến mức không chạy nổi khi thiếu nó, như một động cơ cần con ốc; nhưng con ốc không phải là thông điệp.
-- **Q.** Độ dời của Q là bảng ưa thích các khóa, chung cho mọi truy vấn; điểm hút chú ý là phần lớn của bảng ấy mà ta đo được (mục 6).
+- **Q.** Độ dời của Q là bảng ưa thích các khóa, chung cho mọi truy vấn; ta mới đo một ô của bảng ấy, điểm hút chú ý, và mục 6 cho biết bao nhiêu phần thiệt hại đi qua nó.
 
 Một đại lượng giống nhau ở mọi token thì không mang *bit* nào về token. Chữ "mã", nếu hiểu là thông tin về câu đang đọc, là sai cho cả ba. Nếu hiểu là một *thiết lập* cố định mà mô hình được huấn luyện xoay quanh, thì bảng cho biết nó đúng cho phần nào. Và nụ cười không phải là thước đo của điều đó: mục 9 so sánh, mục 10 chứng minh.
 
@@ -1057,7 +1070,7 @@ How far, then, is "the offset is a code" justified? The table answers with numbe
 
 - **K.** A constant on all keys, where the dot product is taken, *does nothing*. What K's offset can do, it does through the rotary step: a bias that depends on the query and the distance, whichever token the key is.
 - **V.** V's offset adds *the same vector* to the residual stream of every token (less of it only in heads that look at the first token). The model may need it so badly that it cannot run without, as an engine needs a screw; but a screw is not a message.
-- **Q.** Q's offset is a table of liked keys, common to all queries; the sink is the large part of that table that we could measure (section 6).
+- **Q.** Q's offset is a table of liked keys, common to all queries; we have measured one entry of that table, the sink, and section 6 says what share of the damage goes through it.
 
 What is the same at every token carries no *bit* about the token. "Code", read as information on the text, is wrong for all three. Read as a *setting* around which the model was trained, the table says for which parts it is right. And the smile does not measure it: section 9 compares, section 10 proves.
 
