@@ -226,6 +226,8 @@ TEXT = {
         "memory": "MiB ngoài dữ liệu vào, 54 x 2304", "rounds": "trung vị của {} vòng; tỉ số nhỏ nhất và lớn nhất {}",
         "tokens": "số token", "features": "số chiều", "growth": "chi phí tăng theo {}", "n_layers": "số tầng",
         "least": "ít nhất", "most": "nhiều nhất",
+        "notebook, one measure": "cách trong sổ tay, một phép đo",
+        "notebook, both measures": "cách trong sổ tay, cả hai phép đo",
     },
 }  # fmt: skip
 
@@ -295,7 +297,7 @@ def comparison(results, language):
             ratio = v["ratio"] if name == OURS else base / ms
             mib = number(max(0, v["mib"][name])) if name in v["mib"] else ""
             of_calls = [number(v[key][name]) for key in ("ms", "fastest_ms", "first_ms")]
-            rows.append([name, t["both" if both else "one"], *of_calls, number(ratio), mib])
+            rows.append([t.get(name, name), t["both" if both else "one"], *of_calls, number(ratio), mib])
         for label, name in ((t["product"], v["product"]), (t["binning"], "binning")):
             rows.append([label, "", *(number(v[key][name]) for key in ("ms", "fastest_ms", "first_ms")), "", ""])
         limits = [number(limit(v, key)) for key in ("ms", "fastest_ms", "first_ms")]
@@ -307,7 +309,9 @@ def comparison(results, language):
         [shape, *(number(v["ms"][name]) for name in (NOTEBOOK, TORCH, OURS)), number(v["ms"][NOTEBOOK] / v["ms"][OURS])]
         for shape, v in results["layers"].items()
     ]
-    parts.append(table([t["layers"], *(f"{name}, ms" for name in (NOTEBOOK, TORCH, OURS)), t["times"]], rows))
+    parts.append(
+        table([t["layers"], *(f"{t.get(name, name)}, ms" for name in (NOTEBOOK, TORCH, OURS)), t["times"]], rows)
+    )
     return decimals("\n\n".join(parts), language)
 
 
