@@ -338,7 +338,7 @@ def test_a_clone_that_fails_says_what_was_tried_what_went_wrong_and_what_to_do(
     source = with_address(setup_of(stored("vi/04_cosine_smile")).source, repository)
     done = bare_python(source, folder, **settings)
     assert done.returncode and "RuntimeError" in done.stderr and reason in done.stderr
-    for text in ("Không tải được khóa học", "could not be fetched", "make standalone", str(folder)):
+    for text in ("Không tải được học phần", "could not be fetched", "make standalone", str(folder)):
         assert text in done.stderr
     assert reason == "no helpers/" or f"--branch main {repository} qkv-token-similarity" in done.stderr
 

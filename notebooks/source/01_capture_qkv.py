@@ -311,7 +311,7 @@ for name, output in store.items():
 
 # %% [markdown] lang="vi"
 r"""
-Trục đầu tiên là câu, trục thứ hai là token, trục cuối là chiều. Giờ so với hàm `capture_qkv` của khóa học. Hàm này làm đúng những việc trên, biết cách cắt phép chiếu gộp, và luôn gỡ hook.
+Trục đầu tiên là câu, trục thứ hai là token, trục cuối là chiều. Giờ so với hàm `capture_qkv` của học phần. Hàm này làm đúng những việc trên, biết cách cắt phép chiếu gộp, và luôn gỡ hook.
 """
 
 # %% [markdown] lang="en"

@@ -66,7 +66,7 @@ from helpers.widgets import offset_explorer
 r"""
 ## 1. Bốn token, ba chiều
 
-Mỗi hàng của `x` là một token (một lần từ đích xuất hiện), mỗi cột là một chiều (feature) của Q, K hoặc V. **Trong cả khóa học, ta so sánh các cột với nhau**, không so sánh các hàng.
+Mỗi hàng của `x` là một token (một lần từ đích xuất hiện), mỗi cột là một chiều (feature) của Q, K hoặc V. **Trong cả học phần, ta so sánh các cột với nhau**, không so sánh các hàng.
 
 Độ tương đồng cosine của hai cột là tích vô hướng chia cho tích hai độ dài:
 

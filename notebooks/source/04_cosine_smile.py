@@ -10,7 +10,7 @@
 r"""
 # 04 · Hình nụ cười của cosine
 
-**Câu hỏi.** Tài liệu gốc của khóa học khẳng định: với cùng một từ trong nhiều câu, biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều (feature) có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V; ở khối Q–K độ tương đồng cũng cao; trừ trung bình (mean-centring) thì nụ cười biến mất và mọi khối trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
+**Câu hỏi.** Tài liệu gốc của học phần khẳng định: với cùng một từ trong nhiều câu, biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều (feature) có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V; ở khối Q–K độ tương đồng cũng cao; trừ trung bình (mean-centring) thì nụ cười biến mất và mọi khối trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
 
 **Sau bài này, bạn có thể**
 - tái hiện hình nụ cười ở nhiều tầng (layer), bên cạnh token đối chứng (control token) và mức nền (baseline);

@@ -43,7 +43,7 @@ if not found and REPOSITORY:
     found = find_module()
     if not found:
         raise RuntimeError(
-            f"\nKhông tải được khóa học về {Path.cwd()}. Đã thử: {problem or 'git clone, nhưng không có helpers/'}\n"
+            f"\nKhông tải được học phần về {Path.cwd()}. Đã thử: {problem or 'git clone, nhưng không có helpers/'}\n"
             "Hãy kiểm tra kết nối mạng, kiểm tra địa chỉ và nhánh ghi trong pyproject.toml, mục [tool.qkv] (kho mã "
             f"phải công khai), xóa thư mục {FOLDER} nếu nó còn dang dở, rồi chạy lại ô này. Cách khác: dùng bản "
             "độc lập của sổ tay này (make standalone).\n"
@@ -54,7 +54,7 @@ if not found and REPOSITORY:
         )
 if not found:
     raise FileNotFoundError(
-        f"\nKhông tìm thấy thư mục helpers/ của khóa học: đã tìm trong {Path.cwd()}, trong các thư mục cha và các "
+        f"\nKhông tìm thấy thư mục helpers/ của học phần: đã tìm trong {Path.cwd()}, trong các thư mục cha và các "
         "thư mục con của nó. Kho mã chưa ghi địa chỉ của mình nên ô này không thể tự tải về. Có hai cách: dùng bản "
         "độc lập của sổ tay này (make standalone), hoặc ghi địa chỉ như README.vi.md hướng dẫn ở mục Colab.\n"
         f"\nThe module's folder helpers/ was not found: looked in {Path.cwd()}, in the folders above it and in those "
