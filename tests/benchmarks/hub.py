@@ -30,7 +30,7 @@ import psutil
 import requests
 import websocket
 from jupyter_client.session import Session
-from report import between, decimals, processor, table
+from report import between, decimals, processor, table, versions, write
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "docs" / "classroom" / "jupyterhub_config.py"
@@ -313,7 +313,6 @@ def measure():
         "processor": processor(),
         "cores": os.cpu_count(),
         "memory": psutil.virtual_memory().total,
-        "load": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("jupyterhub", "jupyterlab", "torch", "transformers")},
     }
@@ -376,10 +375,9 @@ def memory(results, language):
     ]
     slope, start = linear_regression([row["users"] for row in rows], [row["pss"] / 2**20 for row in rows])
     cpu = CLASS * rows[-1]["cpu"]
-    versions = ", ".join(f"{name} {v}" for name, v in {"Python": m["python"], **m["versions"]}.items())
     load = decimals("; ".join(f"{row['load']:.1f}" for row in rows), language)
     machine = t["machine"].format(
-        processor=m["processor"], cores=m["cores"], memory=m["memory"] / 2**30, versions=versions, load=load
+        processor=m["processor"], cores=m["cores"], memory=m["memory"] / 2**30, versions=versions(m), load=load
     )
     total = (start + slope * CLASS) / 1024
     line = t["slope"].format(
@@ -399,13 +397,7 @@ def page(text, results, language):
     return between(text, "memory", memory(results, language))
 
 
-def write():
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    for language, path in PAGES.items():
-        path.write_text(page(path.read_text(encoding="utf-8"), results, language), encoding="utf-8")
-
-
 if __name__ == "__main__":
     if sys.argv[1:] not in (["measure"], ["write"]):
         sys.exit(__doc__)
-    measure() if sys.argv[1] == "measure" else write()
+    measure() if sys.argv[1] == "measure" else write(page, PAGES, RESULTS)

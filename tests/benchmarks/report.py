@@ -241,6 +241,10 @@ def decimals(text, language):
     return re.sub(r"(?<=\d)\.(?=\d)", ",", text) if language == "vi" else text
 
 
+def versions(machine):
+    return ", ".join(f"{name} {v}" for name, v in {"Python": machine["python"], **machine["versions"]}.items())
+
+
 def table(header, rows):
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
@@ -274,13 +278,12 @@ def goals(results, language):
 
 def machine(results, language):
     t, m = TEXT[language], results["machine"]
-    versions = ", ".join(f"{name} {v}" for name, v in {"Python": m["python"], **m["versions"]}.items())
     load = decimals(" / ".join(f"{v:.1f}" for v in m["load"]), language)
     return "\n".join([
         f"- {t['machine']}: {m['processor']}, {m['cores']} {t['cores']}, {m['threads']} {t['threads']}",
         f"- {t['rate']}: {m['gflops']:.0f} GFlop/s; {t['bandwidth']}: {m['bandwidth']:.0f} GB/s",
         f"- {t['load']}: {load}",
-        f"- {versions}",
+        f"- {versions(m)}",
         f"- {t['cuda']}: {m['cuda'] or t['none']}",
     ])  # fmt: skip
 
@@ -348,13 +351,14 @@ def page(text, results, language):
     return text
 
 
-def write():
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    for language, path in PAGES.items():
+def write(page, pages, results):
+    """Every page made anew by `page` out of the stored results; pages: {language: path}."""
+    results = json.loads(results.read_text(encoding="utf-8"))
+    for language, path in pages.items():
         path.write_text(page(path.read_text(encoding="utf-8"), results, language), encoding="utf-8")
 
 
 if __name__ == "__main__":
     if sys.argv[1:] not in (["measure"], ["write"]):
         sys.exit(__doc__)
-    measure() if sys.argv[1] == "measure" else write()
+    measure() if sys.argv[1] == "measure" else write(page, PAGES, RESULTS)

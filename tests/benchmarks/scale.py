@@ -11,9 +11,9 @@ import resource
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 import torch
+from report import once, processor
 
 from helpers import block_histograms, capture_qkv, encode, load_model, load_sentences
 from helpers.moments import merge, moment_histograms, moments
@@ -24,12 +24,7 @@ WIDTHS = {"SmolLM2-135M": (576, 192, 192), "GPT-2 small": (768, 768, 768), "F = 
 
 def seconds(call, repeat=5):
     """Median wall time of a call."""
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(once(call) for _ in range(repeat))
 
 
 def row(*cells):
@@ -137,9 +132,7 @@ def estimate(t_sentence, units, n_models=100, n=10**7):
 
 def main():
     torch.set_num_threads(1)
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    cpu = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), "?")
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, {cpu}, one thread\n")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, {processor()}, one thread\n")
     t_sentence = measure_model()
     row("model", "F", "co-moment, MB", "its update, µs a row", "ps a row and F²", "merge, ms", "histograms, ms",
         "histograms of 54 rows, ms", "checksum and write, ms")  # fmt: skip
