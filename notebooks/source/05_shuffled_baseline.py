@@ -14,11 +14,11 @@ r"""
 
 **Sau bài này, bạn có thể**
 - chọn mức nền phân biệt được trung bình với sự ghép cặp;
-- chuyển nụ cười từ cosine sang tương quan chỉ bằng cách đổi dấu cả câu;
+- chuyển nụ cười từ cosine sang tương quan chỉ bằng cách đổi dấu vector của cả câu;
 - nói phân phối theo giả thuyết không (null) rộng bao nhiêu với $n$ câu, và tránh cái bẫy $n$ nhỏ;
-- đọc thận trọng các phép đối chứng: từ khác, dấu chấm, mô hình chưa huấn luyện.
+- đọc thận trọng các phép đối chứng (từ khác, dấu chấm, mô hình chưa huấn luyện), và nhận ra khi nào một mẫu thật ra là hai nhóm.
 
-**Thời gian:** khoảng 55 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 02 và 04.
+**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 02 và 04.
 """
 
 # %% [markdown] lang="en"
@@ -31,9 +31,9 @@ r"""
 - choose a baseline that can tell the mean from the pairing;
 - move the smile from the cosine into the correlation by nothing but flipping the sign of whole sentences;
 - say how wide the null distribution is for $n$ sentences, and avoid the trap of small $n$;
-- read controls with care: other words, the full stop, an untrained model.
+- read controls with care (other words, the full stop, an untrained model), and notice when one sample is really two groups.
 
-**Time:** about 55 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 02 and 04.
+**Time:** about 60 minutes of reading and exercises; the computer runs for about 25 seconds. **You need:** notebooks 02 and 04.
 """
 
 # %% tags=["setup"]
@@ -89,15 +89,15 @@ generator = torch.Generator().manual_seed(1)
 signs = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]])  # [token, 1]
 
 for x in (toy, shuffle_entries(toy, generator), shuffle_within_features(toy, generator), toy * signs):
-    print([[int(value) for value in row] for row in x], "mean", [f"{value:+.1f}" for value in x.mean(dim=0)])
+    print([[int(value) for value in row] for row in x], label("mean"), [f"{value:+.1f}" for value in x.mean(dim=0)])
 
 # %% [markdown] lang="vi"
 r"""
-Bốn dòng: bảng gốc; **xáo trộn mọi phần tử** (trung bình và ghép cặp đều mất); **xáo trộn trong từng chiều** (trung bình và phương sai giữ nguyên, ghép cặp mất); **đổi dấu cả câu** (mỗi hàng vẫn đi với nhau, nhưng trung bình bị phá).
+Bốn dòng: bảng gốc; **xáo trộn mọi phần tử** (trung bình và ghép cặp đều mất); **xáo trộn trong từng chiều** (trung bình và phương sai giữ nguyên, ghép cặp mất); **đổi dấu vector của cả câu** (mỗi hàng vẫn đi với nhau, nhưng trung bình bị phá).
 
 ## 2. Hai phép xáo trộn trên dữ liệu thật
 
-Lấy " her" ở một tầng nông (early layer). Tiêu chuẩn đặt trước: hai biểu đồ tần suất (histogram) coi là *như nhau* nếu khoảng cách Wasserstein-1 dưới 0,02, tức tính bình quân mỗi cặp chỉ phải dịch đi dưới 0,02 đơn vị tương đồng, đúng bằng bề rộng một khoảng chia (bin).
+Lấy " her" ở một tầng nông (early layer). Tiêu chuẩn đặt trước: hai biểu đồ tần suất (histogram) coi là *như nhau* nếu khoảng cách Wasserstein-1 dưới 0,02, tức tính bình quân mỗi cặp chỉ phải dịch đi chưa đến bề rộng một khoảng chia (bin).
 
 **Dự đoán.** Xáo trộn trong từng chiều: nụ cười của cosine còn hay mất? Tương quan thì sao?
 """
@@ -108,7 +108,7 @@ Four lines: the table; **all entries shuffled** (means and pairing both lost); *
 
 ## 2. Both shuffles on real data
 
-Take " her" at an early layer. The criterion, fixed beforehand: two histograms count as *the same* if their Wasserstein-1 distance is below 0.02, that is, if a pair has to move by less than 0.02 units of similarity on average, the width of one bin.
+Take " her" at an early layer. The criterion, fixed beforehand: two histograms count as *the same* if their Wasserstein-1 distance is below 0.02, that is, if a pair has to move by less than the width of one bin on average.
 
 **Predict.** After the shuffle within features, is the smile of the cosine still there? And the correlation?
 """
@@ -157,9 +157,27 @@ print(same_cosine, null_correlation, lost_by_entries)
 
 # %% [markdown] lang="vi"
 r"""
-Ba giá trị: (1) xáo trộn trong từng chiều *giữ nguyên* biểu đồ cosine; (2) nó đưa tương quan về phân phối null, cũng theo tiêu chuẩn ấy; (3) xáo trộn mọi phần tử làm mất nụ cười. Nếu cả ba là `True`: nụ cười của cosine không cần đến sự ghép cặp. Nó nằm trọn trong trung bình và phương sai của từng chiều riêng lẻ. Mức nền của tài liệu gốc không thể cho thấy điều đó.
+Sáu dòng in ra là khoảng cách Wasserstein-1: từ biểu đồ cosine đến biểu đồ gốc, rồi từ biểu đồ tương quan đến phân phối null. Ba giá trị cuối: (1) xáo trộn trong từng chiều *giữ nguyên* biểu đồ cosine; (2) nó đưa tương quan về phân phối null; (3) xáo trộn mọi phần tử làm biểu đồ cosine thay đổi. Nếu cả ba là `True` thì ở tầng này nụ cười của cosine không cần đến sự ghép cặp: nó nằm trong trung bình và phương sai của từng chiều riêng lẻ. Mức nền của tài liệu gốc không thể cho thấy điều đó. Còn ở các tầng khác?
+"""
 
-Một hệ quả: ở đây, biểu đồ cosine *không* cho biết gì về quan hệ giữa hai chiều qua các câu.
+# %% [markdown] lang="en"
+r"""
+The six lines are Wasserstein-1 distances: from the histogram of cosines to the original one, then from that of correlations to the null. The three values: (1) the shuffle within features *keeps* the histogram of cosines; (2) it brings the correlation to the null distribution; (3) the shuffle of all entries changes the histogram of cosines. If all three are `True`, the smile of the cosine needs no pairing at this layer: it lies in the mean and variance of each feature by itself. The source's baseline could not have shown that. And at other layers?
+"""
+
+# %%
+x_all = qkv.joined()[1:]  # [layer, sentence, feature], without layer 0
+pair = (x_all, shuffle_within_features(x_all, torch.Generator().manual_seed(0)))
+original, shuffled = (block_histograms(values, qkv.sizes, measures="cosine")["cosine"] for values in pair)
+for block in ("QQ", "KK", "VV"):
+    distance = wasserstein_distance(shuffled[block], original[block])  # [layer]
+    count = f"{int((distance < 0.02).sum())}/{len(distance)} {label('layers')}"
+    farthest = f"{say('xa nhất', 'largest')} {distance.max():.4f} ({label('layer')} {1 + int(distance.argmax())})"
+    print(f"{block}   {say('như nhau ở', 'the same at')} {count}   {farthest}")
+
+# %% [markdown] lang="vi"
+r"""
+Chỉ ở những tầng được đếm (tầng 0 để riêng), ta mới được nói: biểu đồ cosine *không* cho biết gì về quan hệ giữa hai chiều qua các câu. Tầng nào sát ngưỡng thì đổi hạt giống ngẫu nhiên là có thể đổi phía.
 
 ### Bài tập 5.1
 Tự viết `shuffle_columns(x, generator)`: hoán vị các token của *từng cột một cách độc lập*. Trả về tensor mới; không đổi `x`.
@@ -169,9 +187,7 @@ Tự viết `shuffle_columns(x, generator)`: hoán vị các token của *từng
 
 # %% [markdown] lang="en"
 r"""
-Three values: (1) the shuffle within features *keeps* the histogram of cosines; (2) it brings the correlation to the null distribution, by the same criterion; (3) the shuffle of all entries loses the smile. If all three are `True`: the smile of the cosine needs no pairing. It lies wholly in the mean and variance of each feature by itself. The source's baseline could not have shown that.
-
-A consequence: here the histogram of the cosine says *nothing* about the relation of two features across the sentences.
+Only of the layers that are counted (layer 0 stands aside) may one say: the histogram of cosines tells *nothing* about the relation of two features across the sentences. A layer close to the threshold may change sides with another seed.
 
 ### Exercise 5.1
 Write `shuffle_columns(x, generator)` yourself: permute the tokens of *each column independently*. Return a new tensor; leave `x` as it is.
@@ -199,7 +215,7 @@ check("5.1", shuffle_columns)
 
 # %% [markdown] lang="vi"
 r"""
-## 3. Đổi dấu cả câu
+## 3. Đổi dấu vector của cả câu
 
 Nhân *toàn bộ* vector của một câu với −1, cho khoảng một nửa số câu, chọn ngẫu nhiên. Trong mỗi tích $x_{ti}x_{tj}$, hai dấu trừ triệt tiêu nhau: **mọi cosine giữ nguyên**. Nhưng trung bình của mỗi chiều thì gần bằng 0.
 
@@ -229,16 +245,16 @@ for block in ("QQ", "KK", "VV"):
 
 # %% [markdown] lang="vi"
 r"""
-Ba cột là chỉ số nụ cười $S$: cosine; tương quan; tương quan sau khi đổi dấu. Không một tích $x_{ti}x_{tj}$ nào thay đổi, vậy mà tương quan đã "cười". Vậy khác biệt giữa hai phép đo *chỉ* là trung bình. Thứ mà cosine nhìn thấy là một trục chính đi qua gốc tọa độ; trừ trung bình (mean-centring) chỉ xóa được trục ấy khi mọi câu nằm về *cùng một phía*.
+Ba cột là chỉ số nụ cười $S$: cosine; tương quan; tương quan sau khi đổi dấu. Không một tích $x_{ti}x_{tj}$ nào thay đổi, thế mà cột ba lại gần như trùng với cột một: nơi nào cosine cười, bây giờ tương quan cũng cười. Vậy khác biệt giữa hai phép đo *chỉ* là trung bình. Thứ mà cosine nhìn thấy là một trục chính đi qua gốc tọa độ; trừ trung bình (mean-centring) chỉ xóa được trục ấy khi mọi câu nằm về *cùng một phía*.
 
-## 4. Với $n$ câu, ngẫu nhiên rộng bao nhiêu?
+## 4. Với $n$ câu, dao động ngẫu nhiên rộng đến đâu?
 
 Hai chiều độc lập, phân phối chuẩn, $n$ câu: hệ số tương quan (correlation coefficient) có mật độ (density) chính xác, tỉ lệ với $(1-r^2)^{(n-4)/2}$, và độ lệch chuẩn (standard deviation) $1/\sqrt{n-1}$. Hãy kiểm tra bằng mô phỏng.
 """
 
 # %% [markdown] lang="en"
 r"""
-The three columns are the smile index $S$: cosine; correlation; correlation after the flip. Not one product $x_{ti}x_{tj}$ has changed, and yet the correlation "smiles". So the difference between the two measures is the mean *and nothing else*. What the cosine sees is a main axis through the origin; subtracting the mean removes that axis only while all sentences lie on the *same side*.
+The three columns are the smile index $S$: cosine; correlation; correlation after the flip. Not one product $x_{ti}x_{tj}$ has changed, and yet the third column is nearly the first: where the cosine smiled, now the correlation does. So the difference between the two measures is the mean *and nothing else*. What the cosine sees is a main axis through the origin; subtracting the mean removes that axis only while all sentences lie on the *same side*.
 
 ## 4. How wide is chance for $n$ sentences?
 
@@ -249,16 +265,17 @@ Two independent, normally distributed features over $n$ sentences: the correlati
 for n in (3, 5, 10, 54, 200):
     noise = torch.randn(n, 300, generator=generator)  # [sentence, feature]
     r = block_histograms(noise, (100, 100, 100))["correlation"]["QV"]
-    print(f"n = {n:3d}   std {float(r.std):.2f}   1/sqrt(n-1) {(n - 1) ** -0.5:.2f}   S {float(smile_index(r)):+.2f}")
+    width = f"{label('std')} {float(r.std):.2f}   1/√(n−1) {(n - 1) ** -0.5:.2f}"
+    print(f"n = {n:3d}   {width}   S {float(smile_index(r)):+.2f}")
 
 # %% [markdown] lang="vi"
 r"""
-Nhìn cột $S$ ở $n=3$: **một nụ cười từ hư không**, dữ liệu hoàn toàn ngẫu nhiên. Kéo thanh trượt từ $n=3$ lên để xem nụ cười khép lại. (Hình tĩnh bên dưới cho trạng thái ban đầu.)
+Nhìn cột $S$ ở $n=3$: **một nụ cười từ hư không**, dữ liệu hoàn toàn ngẫu nhiên. Kéo thanh trượt từ $n=3$ lên để xem nụ cười khép lại.
 """
 
 # %% [markdown] lang="en"
 r"""
-Look at $S$ for $n=3$: **a smile out of nothing**, from purely random data. Move the slider up from $n=3$ and watch it close. (The still figure below shows the initial state.)
+Look at $S$ for $n=3$: **a smile out of nothing**, from purely random data. Move the slider up from $n=3$ and watch it close.
 """
 
 # %% tags=["nbval-ignore-output"]
@@ -272,6 +289,7 @@ explorer.figure
 r"""
 ### Bài tập 5.2
 Cần bao nhiêu câu để nhiễu của hệ số tương quan có độ lệch chuẩn không quá 0,05? Gán số câu nhỏ nhất vào `n_needed`.
+
 *Gợi ý:* giải $1/\sqrt{n-1}=0{,}05$.
 """
 
@@ -279,6 +297,7 @@ Cần bao nhiêu câu để nhiễu của hệ số tương quan có độ lệc
 r"""
 ### Exercise 5.2
 How many sentences does it take for the noise of the correlation to have a standard deviation of at most 0.05? Put the smallest number into `n_needed`.
+
 *Hint:* solve $1/\sqrt{n-1}=0.05$.
 """
 
@@ -297,12 +316,14 @@ check("5.2", n_needed)
 r"""
 ## 5. Nụ cười là của " her", hay của bất cứ token nào lặp lại?
 
-Token đối chứng (control token) của bài 04 đổi từ câu này sang câu khác. So với nó thì không công bằng: " her" là *cùng một token* trong mọi câu. Thêm bốn phép đối chứng:
+So với token đối chứng (control token) của bài 04 thì không công bằng: nó đổi từ câu này sang câu khác, còn " her" luôn là *cùng một token*. Thêm bốn phép đối chứng:
 
 - một token **ngẫu nhiên** trong mỗi câu, khác nhau giữa các câu;
 - **dấu chấm** cuối câu: cùng một token, nhưng sau những câu khác nhau;
 - **" the"** từ vị trí 2 trở đi, trong cả hai bộ câu: một từ thường gặp khác;
 - **" water"**: bộ câu thứ hai.
+
+Tài liệu gốc đọc nụ cười của Q và K như dấu hiệu định vị *nghĩa của token đích* (target token). **Ngưỡng, đặt trước:** cách đọc ấy đứng vững nếu " her" cười ($S>0$ ở QQ và KK) mà không dòng nào trong ba dòng cuối cười.
 
 **Dự đoán.** Dòng nào có $S>0$ ở QQ?
 """
@@ -311,52 +332,118 @@ Token đối chứng (control token) của bài 04 đổi từ câu này sang c�
 r"""
 ## 5. Is it the smile of " her", or of any repeated token?
 
-The control of notebook 04 changes from sentence to sentence. That comparison is unfair: " her" is *the same token* in every sentence. Four more controls:
+The control of notebook 04 is unfair: it changes from sentence to sentence, while " her" is always *the same token*. Four more controls:
 
 - a **random** token of each sentence, a different one each time;
 - the **full stop** at the end: the same token, after different sentences;
 - **" the"** at position 2 or later, in both sets: another frequent word;
 - **" water"**: the second set.
 
+The source reads the smile of Q and K as locating the *meaning of the target*. **Threshold, beforehand:** that stands if " her" smiles ($S>0$ for QQ and KK) and none of the last three lines does.
+
 **Predict.** Which lines have $S>0$ for QQ?
 """
 
 
 # %%
-def one_token(sentences, word, earliest=2):
-    """Q, K, V `[sentence, feature]` of a word, from the sentences that have it, first at `earliest` or later."""
+def occurrences(sentences, word, earliest=2):
+    """Batch and positions of a word, from the sentences that have it, first at `earliest` or later."""
     target_id = token_id_of(tokenizer, word)
     kept = [s for s in sentences if target_id in tokenizer(s)["input_ids"][earliest:]]
     kept = [s for s in kept if target_id not in tokenizer(s)["input_ids"][:earliest]]
     chosen = encode(tokenizer, kept)
-    return capture_qkv(model, chosen, layers=layer, positions=find_token(chosen, target_id)).joined()[0]
+    return chosen, find_token(chosen, target_id)
 
 
 her, water = load_sentences("her"), load_sentences("water")
-at_random = control_positions(batch, positions, "random", generator)
 conditions = {
-    '" her"': x,
-    say("token đứng trước", "token before"): capture_qkv(
-        model, batch, layers=layer, positions=control_positions(batch, positions)
-    ).joined()[0],
-    say("token ngẫu nhiên", "random token"): capture_qkv(model, batch, layers=layer, positions=at_random).joined()[0],
-    say("dấu chấm", "full stop"): one_token(her, "."),
-    '" the"': one_token(her + water, " the"),
-    '" water"': one_token(water, " water"),
+    '" her"': (batch, positions),
+    say("token đứng trước", "token before"): (batch, control_positions(batch, positions)),
+    say("token ngẫu nhiên", "random token"): (batch, control_positions(batch, positions, "random", generator)),
+    say("dấu chấm", "full stop"): occurrences(her, "."),
+    '" the"': occurrences(her + water, " the"),
+    '" water"': occurrences(water, " water"),
 }
+vectors = {name: capture_qkv(model, b, layers=layer, positions=p).joined()[0] for name, (b, p) in conditions.items()}
+
 
 # %%
-for name, vectors in conditions.items():
-    result = block_histograms(vectors, qkv.sizes)
-    row = [f"{float(smile_index(result['cosine'][block])):+.2f}" for block in ("QQ", "KK", "VV")]
-    row_r = [f"{float(smile_index(result['correlation'][block])):+.2f}" for block in ("QQ", "KK", "VV")]
-    print(f"{name:18s} n = {len(vectors):3d}   cosine {'  '.join(row)}   r {'  '.join(row_r)}")
+def smiles(x):
+    """S of QQ, KK, VV: for the cosine, for the correlation."""
+    result = block_histograms(x, qkv.sizes)
+    return [[float(smile_index(result[m][block])) for block in ("QQ", "KK", "VV")] for m in ("cosine", "correlation")]
+
+
+def written(values):
+    return "  ".join(f"{value:+.2f}" for value in values)
+
+
+smiling = {}
+for name, values in vectors.items():
+    s, s_r = smiles(values)
+    smiling[name] = min(s[:2]) > 0
+    print(f"{name:18s} n = {len(values):3d}   cosine {written(s)}   r {written(s_r)}")
+verdict = "undefined" if not smiling['" her"'] else "fails" if any(list(smiling.values())[3:]) else "holds"
+claim = say("nụ cười định vị nghĩa của token đích:", "the smile locates the meaning of the target:")
+print(claim, label(f"verdict_{verdict}"))
 
 # %% [markdown] lang="vi"
 r"""
-Ba số đầu là $S$ của cosine ở QQ, KK, VV; ba số sau là của tương quan. So ba dòng cuối (cùng một token lặp lại) với hai dòng "token đứng trước" và "token ngẫu nhiên" (mỗi câu một token). Nếu nụ cười xuất hiện ở các dòng lặp lại và vắng ở hai dòng kia thì nó nói về *một token lặp lại*, không phải về " her". Nếu tương quan của một dòng nào đó rộng bất thường thì các lần xuất hiện còn khác nhau theo một vài trục chung (vị trí trong câu, từ đứng trước, …); trừ trung bình không xóa được những trục ấy.
+Ba số đầu là $S$ của cosine ở QQ, KK, VV; ba số sau là của tương quan. Số câu ($n$) khác nhau giữa các dòng, nên đừng suy diễn gì từ những chênh lệch nhỏ. Nếu phán quyết là “sai” thì token lặp lại khác cũng cười: nụ cười nói về *một token lặp lại*, không phải về nghĩa của " her" (dấu chấm thì có nghĩa gì mà định vị?). “Không xác định” là khi chính " her" không cười.
 
-Số câu ($n$) khác nhau giữa các dòng, nên đừng đọc những chênh lệch nhỏ.
+Bây giờ hãy nhìn tương quan của " the": có rộng hơn hẳn các dòng khác không? Nếu có thì các lần xuất hiện của " the" còn khác nhau theo một trục mà phép trừ trung bình không xóa được. Trục nào? Ta đo độ dài vector của luồng dư (residual stream) đi vào tầng này ở từng chữ " the". **Ngưỡng, đặt trước:** gọi là *khổng lồ* nếu độ dài ấy hơn 2,5 lần trung vị (median) của mọi token trong các câu.
+
+**Dự đoán.** Độ dài ấy ở các chữ " the" gần bằng nhau, hay chia thành hai nhóm?
+"""
+
+# %% [markdown] lang="en"
+r"""
+The first three numbers are $S$ of the cosine for QQ, KK, VV; the last three those of the correlation. The number of sentences ($n$) differs between lines, so make nothing of small differences. If the verdict is “fails”, another repeated token smiles too: the smile is about *a repeated token*, not about the meaning of " her" (what meaning is there to locate in a full stop?). It is “undefined” where " her" itself does not smile.
+
+Now look at the correlation of " the": is it much wider than that of the other lines? If so, the occurrences of " the" differ along an axis that subtracting the mean does not remove. Which? We measure the length of the residual stream that enters this layer at each " the". **Threshold, beforehand:** *massive* means longer than 2.5 times the median of all tokens in those sentences.
+
+**Predict.** Are these lengths about equal, or are there two groups?
+"""
+
+# %%
+the_batch, the_positions = conditions['" the"']
+with torch.no_grad():
+    outputs = model.base_model(**the_batch.to(model.device), output_hidden_states=True)
+length = outputs.hidden_states[layer].norm(dim=-1).cpu()  # [sentence, token], of what enters the layer
+median = length[the_batch["attention_mask"].bool().cpu()].median()
+ratio = length[torch.arange(len(length)), the_positions.cpu()] / median  # [sentence]
+massive = ratio > 2.5
+
+for name, group in ((say("khổng lồ", "massive"), massive), (say("bình thường", "ordinary"), ~massive)):
+    shown = " ".join(f"{value:.1f}" for value in ratio[group].sort().values)
+    print(f"{name} {int(group.sum())}: {shown}")
+
+# %% [markdown] lang="vi"
+r"""
+Mỗi số là độ dài ở một chữ " the", tính theo trung vị. Nếu có hai nhóm, hãy bỏ nhóm khổng lồ đi, xem tương quan của " the" có thôi cười không. Ít câu hơn thì biểu đồ rộng hơn, nên phải so với những tập con ngẫu nhiên có *cùng số câu*, và với nhiễu thuần túy:
+"""
+
+# %% [markdown] lang="en"
+r"""
+Each number is the length at one " the", in units of the median. If there are two groups, leave out the massive one and see whether the correlation of " the" stops smiling. Fewer sentences make a wider histogram, so compare with random subsets of the *same size*, and with pure noise:
+"""
+
+# %%
+the, ordinary = vectors['" the"'], vectors['" the"'][~massive]
+n = len(ordinary)
+subsets = [the[torch.randperm(len(the), generator=generator)[:n]] for _ in range(10)]
+noise = torch.randn(n, sum(qkv.sizes), generator=generator)
+for name, samples in (
+    (say("tập con ngẫu nhiên", "random subsets"), subsets),
+    (say("chỉ nhóm bình thường", "ordinary ones only"), [ordinary]),
+    (say("nhiễu thuần túy", "pure noise"), [noise]),
+):
+    s_r = torch.tensor([smiles(sample)[1] for sample in samples]).mean(dim=0)  # QQ, KK, VV
+    print(f"{name:22s} n = {n}   r {written(s_r)}")
+
+# %% [markdown] lang="vi"
+r"""
+Nếu tập con ngẫu nhiên cười mà nhóm bình thường thì không, trục ấy chính là khác biệt giữa hai nhóm: hai nhóm có hai trung bình, nên trừ *một* trung bình không đủ. Luồng dư dài như thế là do vài giá trị kích hoạt khổng lồ (*massive activations*; Sun và cộng sự), và token mang chúng thường là **điểm hút chú ý (attention sink)**: nhiều đầu dồn trọng số vào đó (Gu và cộng sự). Hay gặp nhất là token đầu tiên của câu; ở một số mô hình, cả những từ ít nghĩa như " the".
 
 ## 6. Mô hình chưa huấn luyện
 
@@ -365,9 +452,7 @@ Cùng kiến trúc, trọng số ngẫu nhiên. **Dự đoán:** nụ cười l�
 
 # %% [markdown] lang="en"
 r"""
-The first three numbers are $S$ of the cosine for QQ, KK, VV; the last three those of the correlation. Compare the last three lines (one repeated token) with "token before" and "random token" (a different token each time). If the smile is in the lines of a repeated token and absent from those two, it is about *a repeated token*, not about " her". Where the correlation of a line is unusually wide, the occurrences still differ along a few common axes (position in the sentence, the word before, …); subtracting the mean does not remove those.
-
-The number of sentences ($n$) differs between lines, so do not read small differences.
+If the random subsets smile and the ordinary ones do not, the axis is the difference between the groups: two groups have two means, and subtracting *one* is not enough. A residual stream that long comes from a few *massive activations* (Sun et al.), and their token is mostly an **attention sink**: many heads put their weight there (Gu et al.). The first token of the text is the usual one; in some models words of little meaning such as " the" are too.
 
 ## 6. An untrained model
 
@@ -384,20 +469,19 @@ def untrained(seed):
     return type(model)(config).to(model.device).eval()
 
 
-median = say("trung vị", "median")
+middle = say("trung vị", "median")
 for seed in range(3):
-    vectors = capture_qkv(untrained(seed), batch, layers=layer, positions=positions).joined()[0]
-    result = block_histograms(vectors, qkv.sizes)["cosine"]
-    m = vectors.double().mean(dim=0).abs() / vectors.double().std(dim=0, correction=0)  # [feature]
-    row = [f"{float(smile_index(result[block])):+.2f}" for block in ("QQ", "KK", "VV")]
-    print(f"{say('hạt giống', 'seed')} {seed}   S {'  '.join(row)}   {median} |m| {float(m.median()):.2f}")
+    values = capture_qkv(untrained(seed), batch, layers=layer, positions=positions).joined()[0]
+    s, _ = smiles(values)
+    m = values.double().mean(dim=0).abs() / values.double().std(dim=0, correction=0)  # [feature]
+    print(f"{say('hạt giống', 'seed')} {seed}   S {written(s)}   {middle} |m| {float(m.median()):.2f}")
 
 m = x.double().mean(dim=0).abs() / x.double().std(dim=0, correction=0)
-print(f"{say('đã huấn luyện', 'trained')}   {median} |m| {float(m.median()):.2f}")
+print(f"{say('đã huấn luyện', 'trained')}   {middle} |m| {float(m.median()):.2f}")
 
 # %% [markdown] lang="vi"
 r"""
-Hãy đọc thận trọng. Kết quả này phụ thuộc vào *cách khởi tạo*: với SmolLM2-135M, ở tầng này mô hình chưa huấn luyện không cười, vì độ dời tương đối $|m|$ còn nhỏ. Kiến trúc khác, hoặc khởi tạo khác, có thể cười mà chưa học gì (GPT-2: hãy chạy khi có Hub). Vậy không thể nói "huấn luyện tạo ra nụ cười" một cách tổng quát; chỉ có thể nói: với mô hình này và cách khởi tạo này, độ dời tương đối đã lớn lên trong quá trình huấn luyện.
+Kết quả này phụ thuộc vào *cách khởi tạo*: với SmolLM2-135M, ở tầng này mô hình chưa huấn luyện không cười, vì độ dời tương đối $|m|$ còn nhỏ. Kiến trúc khác, hoặc cách khởi tạo khác, có thể cười mà chưa học gì. Vậy “huấn luyện tạo ra nụ cười” là nói quá: $|m|$ chỉ cho biết, với mô hình này và cách khởi tạo này, độ dời tương đối có lớn lên trong quá trình huấn luyện hay không.
 
 ### Bài tập 5.3
 Viết `flip_sentences(x, generator)`: nhân mỗi hàng của `x` (`[token, feature]`) với +1 hoặc −1 ngẫu nhiên, cùng một dấu cho cả hàng.
@@ -407,7 +491,7 @@ Viết `flip_sentences(x, generator)`: nhân mỗi hàng của `x` (`[token, fea
 
 # %% [markdown] lang="en"
 r"""
-Read this with care. It depends on the *initialisation*: with SmolLM2-135M, at this layer, the untrained model does not smile, because the relative offset $|m|$ is still small. Another architecture or initialisation may smile without having learned anything (GPT-2: to be seen when run with the Hub). So one cannot say "training makes the smile" in general; only that, for this model and this initialisation, the relative offsets grew during training.
+This depends on the *initialisation*: with SmolLM2-135M, at this layer, the untrained model does not smile, because the relative offset $|m|$ is still small. Another architecture or initialisation may smile without having learned anything. So “training makes the smile” says too much: $|m|$ tells only whether, for this model and this initialisation, the relative offsets grew in training.
 
 ### Exercise 5.3
 Write `flip_sentences(x, generator)`: multiply each row of `x` (`[token, feature]`) by a random +1 or −1, one sign for the whole row.
@@ -442,27 +526,30 @@ print("✓")
 r"""
 ## Tự kiểm tra
 1. Vì sao xáo trộn mọi phần tử không phân biệt được trung bình với sự ghép cặp?
-2. Đổi dấu cả câu giữ nguyên cosine. Nó có giữ nguyên trung bình không?
+2. Đổi dấu vector của cả câu giữ nguyên cosine. Nó có giữ nguyên trung bình không?
 3. Có 4 câu. Biểu đồ tương quan của nhiễu thuần túy có dạng gì?
 4. Một bài báo dùng 5 câu và thấy nụ cười. Bạn sẽ hỏi điều gì đầu tiên?
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Nó phá cả hai cùng lúc; khi biểu đồ thay đổi, không thể biết là do mất thứ nào.
+1. Nó phá cả hai cùng lúc nên không thể biết biểu đồ thay đổi là do mất thứ nào.
 2. Không: mỗi chiều đổi dấu ở khoảng một nửa số câu nên trung bình gần 0.
 3. Phẳng: mật độ tỉ lệ với $(1-r^2)^0$.
 4. Phân phối null ở $n=5$ trông ra sao, và nụ cười tìm được có rõ hơn thế không.
 </details>
 
 ## Tóm tắt
-- Xáo trộn trong từng chiều là mức nền phân biệt được: cosine giữ nguyên nụ cười, tương quan về phân phối null.
-- Đổi dấu cả câu chuyển nụ cười sang tương quan: hai phép đo chỉ khác nhau ở trung bình.
-- Luôn vẽ phân phối null của đúng $n$ ấy; với $n$ nhỏ, ngẫu nhiên cũng cười.
+- Xáo trộn trong từng chiều là mức nền phân biệt được: ở những tầng mà mục 2 đếm, cosine giữ nguyên nụ cười, còn tương quan về phân phối null.
+- Đổi dấu vector của cả câu chuyển nụ cười sang tương quan: hai phép đo chỉ khác nhau ở trung bình.
+- Luôn vẽ phân phối null của đúng $n$ ấy; với $n$ nhỏ, dữ liệu ngẫu nhiên cũng cho hình nụ cười.
+- Trước khi trừ trung bình, hãy xem mẫu có phải là *một* nhóm không: tương quan mà cười thì có thể là hai.
 
 ## Tài liệu
 - R. A. Fisher, *Frequency Distribution of the Values of the Correlation Coefficient in Samples from an Indefinitely Large Population*, Biometrika 10(4), 1915.
 - B. Efron và R. J. Tibshirani, *An Introduction to the Bootstrap*, Chapman & Hall, 1993.
-- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404).
+- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404): về cosine giữa vector của các token (hàng).
+- M. Sun và cộng sự, *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762).
+- X. Gu và cộng sự, *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 (arXiv:2410.10781).
 """
 
 # %% [markdown] lang="en"
@@ -475,19 +562,22 @@ r"""
 
 <details><summary>Short answers</summary>
 
-1. It destroys both at once; when the histogram changes, there is no telling which of the two losses did it.
+1. It destroys both at once, so there is no telling which loss changed the histogram.
 2. No: each feature changes sign in about half of the sentences, so its mean is near 0.
 3. Flat: the density is proportional to $(1-r^2)^0$.
 4. What the null distribution looks like at $n=5$, and whether the smile is wider than that.
 </details>
 
 ## Summary
-- The shuffle within features is the baseline that tells: the cosine keeps its smile, the correlation falls to the null.
+- The shuffle within features is the baseline that tells: at the layers counted in section 2 the cosine keeps its smile, and the correlation falls to the null.
 - Flipping whole sentences moves the smile into the correlation: the two measures differ in the mean alone.
-- Always draw the null of the very same $n$; with small $n$, chance smiles too.
+- Always draw the null of the very same $n$; with small $n$, random data smile too.
+- Before subtracting a mean, see whether the sample is *one* group: a correlation that smiles may mean two.
 
 ## References
 - R. A. Fisher, *Frequency Distribution of the Values of the Correlation Coefficient in Samples from an Indefinitely Large Population*, Biometrika 10(4), 1915.
 - B. Efron and R. J. Tibshirani, *An Introduction to the Bootstrap*, Chapman & Hall, 1993.
-- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404).
+- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404): on cosines between token vectors (rows).
+- M. Sun et al., *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762).
+- X. Gu et al., *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 (arXiv:2410.10781).
 """
