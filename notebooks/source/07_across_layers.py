@@ -10,30 +10,30 @@
 r"""
 # 07 · Qua mọi tầng
 
-**Câu hỏi.** Bài 04 chỉ xem ba tầng (layer). Khi đi qua *mọi* tầng, từ tầng nông (early layer) đến tầng sâu (deep layer), hình nụ cười (smile) thay đổi ra sao? Nếu nó khép lại, đó là vì độ dời trung bình (mean offset) nhỏ đi, hay vì các câu ngày càng khác nhau?
+**Câu hỏi.** Bài 04 chỉ xem ba tầng (layer). Đi qua *mọi* tầng, hình nụ cười (smile) nhạt dần hay sụt hẳn ở một chỗ? Nó khép lại vì độ dời trung bình (mean offset) nhỏ đi, hay vì các câu ngày càng khác nhau? Và bộ phận nào của mô hình khép nó lại?
 
 **Sau bài này, bạn có thể**
 - chạy cả thí nghiệm trên mọi tầng, và biết *trước khi chạy* nó cần bao nhiêu bộ nhớ;
 - đọc bản đồ nhiệt (heat map) tầng × độ tương đồng cho cả sáu khối;
-- tách độ dời trung bình khỏi độ phân tán (spread) quanh trung bình, và theo dõi từng thứ theo chiều sâu;
-- so tầng nông với tầng sâu bằng ngưỡng đặt trước và phán quyết do mã tính ra.
+- theo dõi riêng độ dời, riêng độ phân tán (spread) quanh trung bình;
+- viết một hook *sửa* đầu ra của một module, rồi dùng nó để kiểm tra một nguyên nhân, có đối chứng.
 
-**Thời gian:** khoảng 70 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 01 đến 06.
+**Thời gian:** khoảng 65 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 01 đến 06.
 """
 
 # %% [markdown] lang="en"
 r"""
 # 07 · Across the layers
 
-**Question.** Notebook 04 looked at three layers. Through *all* layers, from early to deep, how does the smile change? If it closes, is that because the mean offset shrinks, or because the sentences differ more and more?
+**Question.** Notebook 04 looked at three layers. Through *all* layers, does the smile fade gradually or break off at one place? Does it close because the mean offset shrinks, or because the sentences differ more and more? And which part of the model closes it?
 
 **Afterwards you can**
 - run the whole experiment on every layer, and know *before the run* how much memory it needs;
 - read a heat map of layer × similarity for all six blocks;
-- separate the mean offset from the spread around the mean, and follow each with depth;
-- compare early and deep layers by thresholds fixed beforehand and a verdict that the code computes.
+- follow the offset and the spread around the mean separately;
+- write a hook that *changes* the output of a module, and test a cause with it, against controls.
 
-**Time:** about 70 minutes of reading and exercises; the computer runs for about 25 seconds. **You need:** notebooks 01 to 06.
+**Time:** about 65 minutes of reading and exercises; the computer runs for about 25 seconds. **You need:** notebooks 01 to 06.
 """
 
 # %% tags=["setup"]
@@ -43,15 +43,14 @@ from helpers import set_language
 set_language("vi")
 
 # %%
-import math
-from dataclasses import replace
+from contextlib import contextmanager
 
 import torch
-from tqdm.auto import tqdm
 
 # %%
 from helpers import (
     BLOCKS,
+    QKV,
     attention_modules,
     block_histograms,
     capture_qkv,
@@ -66,71 +65,47 @@ from helpers import (
     smile_index,
     token_id_of,
 )
+from helpers.capture import attention_layers
 from helpers.checks import check
 from helpers.plots import plot_depth, plot_layer_histograms
-from helpers.widgets import layer_explorer
 
 # %% [markdown] lang="vi"
 r"""
 ## 1. Trước khi chạy: cần bao nhiêu bộ nhớ?
 
-Mô hình càng lớn, câu hỏi này càng đáng đặt ra *trước*. Ta chỉ cần kích thước của Q, K, V. Cách rẻ nhất để biết: chỉ lấy tầng 0; lượt truyền xuôi (forward pass) dừng ngay ở đó.
-
-**Dự đoán.** Thứ nào tốn bộ nhớ hơn: Q, K, V của mọi tầng, hay các ma trận tương đồng $F\times F$ của mọi tầng ($F$ là tổng số chiều (feature) của Q, K và V)?
+Thứ nào tốn bộ nhớ hơn: Q, K, V của mọi token ở mọi tầng, hay các ma trận tương đồng $F\times F$ của mọi tầng ($F$ là tổng số chiều (feature) của Q, K và V)? Chỉ cần biết các kích thước; lấy riêng tầng 0 là đủ, vì lượt truyền xuôi (forward pass) dừng ngay ở đó.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 1. Before the run: how much memory?
 
-The larger the model, the more this question should come *first*. All we need is the sizes of Q, K and V. The cheapest way to learn them: capture layer 0 only; the forward pass stops right there.
-
-**Predict.** What takes more memory: Q, K and V of all layers, or the $F\times F$ similarity matrices of all layers ($F$ being the number of features of Q, K and V together)?
+What takes more memory: Q, K and V of all tokens at all layers, or the $F\times F$ similarity matrices of all layers ($F$: number of features of Q, K and V together)? The sizes tell. Layer 0 gives them: the forward pass stops right there.
 """
 
 # %%
 model, tokenizer = load_model()
-batch = encode(tokenizer, load_sentences("her"))
+model.set_attn_implementation("eager")  # the implementation that hands out its attention weights, for section 9
+batch = encode(tokenizer, load_sentences("her")).to(model.device)
 positions = find_token(batch, token_id_of(tokenizer, " her"))
 
 sizes = capture_qkv(model, batch, layers=0, positions=positions).sizes
-n_layer, n_feature = len(attention_modules(model)), sum(sizes)
-n_sentence, n_token = batch["input_ids"].shape
-n_pair = 2 * n_layer * math.comb(n_feature, 2)  # over all layers, target and control
+n_layer, (n_sentence, n_token) = len(attention_modules(model)), batch["input_ids"].shape
 print(model.provenance)
-print(n_layer, sizes, f"{n_pair:,}")
-
-
-# %%
-def megabytes(*shape):
-    return math.prod(shape) * 4 / 1e6  # a float32 has 4 bytes
-
-
-costs = {
-    say("giữ lại: hai token mỗi câu", "kept: two tokens per sentence"): megabytes(2, n_layer, n_sentence, n_feature),
-    say("nếu giữ mọi token", "if every token were kept"): megabytes(n_layer, n_sentence, n_token, n_feature),
-    say("nếu giữ ma trận F x F", "if the F x F matrices were kept"): megabytes(2, 2, n_layer, n_feature, n_feature),
-    say("một dải 128 hàng của ma trận", "one band of 128 rows of it"): megabytes(128, n_feature),
-}
-for what, cost in costs.items():
-    print(f"{what:36s}{cost:10.2f} MB")
+print(n_layer, sizes, f"Q, K, V: {n_layer * n_sentence * n_token * sum(sizes) * 4 / 1e9:.2f} GB")
 
 # %% [markdown] lang="vi"
 r"""
-Dòng thứ hai là cái giá của mọi token, kể cả phần đệm (padding); `positions` giúp ta khỏi phải trả. Dòng thứ ba tính cho hai token (đích và đối chứng), hai phép đo, mọi tầng; `block_histograms` không bao giờ giữ ma trận ấy: mỗi lúc nó chỉ giữ vài dải như dòng cuối, đếm vào các khoảng chia (bin) rồi bỏ đi. (Bản thân mô hình tốn thêm bộ nhớ cho trọng số và cho lượt truyền xuôi.)
-
 ### Bài tập 7.1
-Viết `matrix_gigabytes(n_layer, sizes)`: các ma trận tương đồng $F\times F$ kiểu float32 của *mọi tầng* và *cả hai phép đo*, cho *một* token, chiếm bao nhiêu gigabyte ($10^9$ byte)? Lời giải dùng nó cho GPT-2 XL, có 48 tầng và 1600 chiều cho mỗi phần Q, K, V.
+Viết `matrix_gigabytes(n_layer, sizes)`: các ma trận tương đồng $F\times F$ kiểu float32 (4 byte mỗi số) của *mọi tầng* và *cả hai phép đo*, cho *một* token, chiếm bao nhiêu gigabyte ($10^9$ byte)?
 
 *Gợi ý:* ma trận có $F$ hàng; $F$ tính từ `sizes` thế nào?
 """
 
 # %% [markdown] lang="en"
 r"""
-The second line is the price of every token, padding too; `positions` spares it. The third counts two tokens (target and control), two measures and all layers; `block_histograms` never keeps that matrix: at any moment it holds a few bands like that of the last line, counts them into bins and drops them. (The model itself takes more, for its weights and the forward pass.)
-
 ### Exercise 7.1
-Write `matrix_gigabytes(n_layer, sizes)`: how many gigabytes ($10^9$ bytes) do the float32 $F\times F$ similarity matrices of *all layers* and *both measures* take, for *one* token? The solution applies it to GPT-2 XL, with 48 layers and 1600 features in each of Q, K and V.
+Write `matrix_gigabytes(n_layer, sizes)`: how many gigabytes ($10^9$ bytes) do the float32 $F\times F$ similarity matrices (4 bytes a number) of *all layers* and *both measures* take, for *one* token?
 
 *Hint:* the matrix has $F$ rows; how does $F$ follow from `sizes`?
 """
@@ -151,34 +126,41 @@ def matrix_gigabytes(n_layer, sizes):
 
 
 check("7.1", matrix_gigabytes)
-print(f"GPT-2 XL: {matrix_gigabytes(48, (1600, 1600, 1600)):.2f} GB")
+for name, n, shape in (("SmolLM2-135M", 30, (576, 192, 192)), ("GPT-2 XL", 48, (1600, 1600, 1600))):
+    print(f"{name:14s}{matrix_gigabytes(n, shape):.2f} GB")
 
 # %% [markdown] lang="vi"
 r"""
+`block_histograms` không bao giờ giữ cả ma trận: nó tính từng dải hàng, đếm vào các khoảng chia (bin) rồi bỏ đi.
+
 ## 2. Đặt ngưỡng trước khi nhìn
 
-Chỉ số nụ cười $S=P(|s|>0{,}8)-P(|s|<0{,}2)$ như ở bài 04. **Tầng nông** là một phần ba đầu tiên của mô hình, *trừ tầng 0*; **tầng sâu** là một phần ba cuối. Bỏ tầng 0 vì ở mô hình dùng mã hóa vị trí xoay (RoPE), Q, K, V của token đích (target token) tại đó giống hệt nhau trong mọi câu: nụ cười hoàn hảo nhưng không nói gì về ngữ cảnh (bài 04). Các khẳng định:
+Chỉ số nụ cười $S=P(|s|>0{,}8)-P(|s|<0{,}2)$ như ở bài 04. **Tầng nông (early layer)** là một phần ba đầu tiên của mô hình, *trừ tầng 0*; **tầng sâu (deep layer)** là một phần ba cuối. Bỏ tầng 0 vì với mã hóa vị trí xoay (RoPE), Q, K, V của token đích (target token) tại đó giống hệt nhau trong mọi câu: nụ cười hoàn hảo nhưng không nói gì về ngữ cảnh. Các khẳng định, với ngưỡng đặt ra trước khi bạn xem kết quả:
 
-1. **Nụ cười khép lại theo chiều sâu:** ở mỗi khối, trung bình của $S$ (cosine, token đích) ở tầng nông lớn hơn ở tầng sâu ít nhất 0,1.
-2. **Token đích luôn cười rõ hơn token đối chứng (control token):** ở mỗi khối, tại *mọi* tầng từ 1 trở đi, $S$ của token đích lớn hơn ít nhất 0,05.
-3. **V phẳng hơn:** trung bình của $S$ ở VV thấp hơn cả QQ lẫn KK ít nhất 0,1, ở tầng nông và cả ở tầng sâu.
-4. **Trừ trung bình (mean-centring) thì không còn nụ cười:** với hệ số tương quan (correlation coefficient), $S<0$ ở mọi khối, tại mọi tầng từ 1 trở đi.
-5. **Nụ cười khép vì độ phân tán tăng, không phải vì độ dời giảm:** từ tầng nông đến tầng sâu, độ dời của mỗi phần còn ít nhất 0,9 lần, còn độ phân tán tăng ít nhất 1,2 lần.
+1. **Nụ cười khép lại theo chiều sâu:** ở mỗi khối, trung bình của $S$ (cosine, token đích) ở tầng sâu thấp hơn ở tầng nông ít nhất 0,1.
+2. **Token đích cười rõ hơn token đối chứng (control token):** ở mỗi khối, tại mọi tầng từ 1 trở đi, $S$ của token đích lớn hơn ít nhất 0,05.
+3. **Trừ trung bình (mean-centring) thì không còn nụ cười:** với hệ số tương quan (correlation coefficient), $S<0$ ở mọi khối, tại mọi tầng từ 1 trở đi.
+4. **Nụ cười khép vì độ phân tán tăng, không phải vì độ dời giảm:** từ tầng nông đến tầng sâu, độ dời của mỗi phần còn lại ít nhất 0,9 lần, trong khi độ phân tán tăng lên ít nhất 1,2 lần.
+
+Ở khẳng định 2 và 3, điều gì đúng ở hơn nửa số tầng nhưng không phải ở mọi tầng thì ghi “đúng một phần”.
 
 **Dự đoán:** khẳng định nào sẽ sai trên mô hình của bạn?
 """
 
 # %% [markdown] lang="en"
 r"""
+`block_histograms` never keeps a whole matrix: it computes a band of rows, counts it into bins and drops it.
+
 ## 2. Thresholds before the figures
 
-The smile index $S=P(|s|>0.8)-P(|s|<0.2)$ is that of notebook 04. **Early** means the first third of the model *without layer 0*, **deep** the last third. Layer 0 is left out because in a model with rotary positions (RoPE) Q, K and V of the target are the same there in every sentence: a perfect smile that says nothing about context (notebook 04). The claims:
+The smile index $S=P(|s|>0.8)-P(|s|<0.2)$ is that of notebook 04. **Early** means the first third of the model *without layer 0*, **deep** the last third. Layer 0 is left out because with rotary positions (RoPE) Q, K and V of the target are the same there in every sentence: a perfect smile that says nothing about context. The claims, with thresholds fixed before you see the result:
 
-1. **The smile closes with depth:** in each block the mean of $S$ (cosine, target) over the early layers exceeds that over the deep ones by at least 0.1.
-2. **The target always smiles more than the control:** in each block, at *every* layer from 1 on, $S$ of the target is larger by at least 0.05.
-3. **V is flatter:** the mean of $S$ in VV is lower than in QQ and in KK by at least 0.1, at the early and at the deep layers.
-4. **Without the mean there is no smile:** for the correlation $S<0$ in every block at every layer from 1 on.
-5. **The smile closes because the spread grows, not because the offset shrinks:** from early to deep the offset of each part stays at 0.9 times or more, and its spread grows to 1.2 times or more.
+1. **The smile closes with depth:** in each block $S$ (cosine, target) is lower at the deep layers, in the mean, by at least 0.1.
+2. **The target smiles more than the control:** in each block, at every layer from 1 on, $S$ of the target is larger by at least 0.05.
+3. **Without the mean there is no smile:** for the correlation $S<0$ in every block at every layer from 1 on.
+4. **The smile closes because the spread grows, not because the offset shrinks:** from early to deep the offset of each part stays at 0.9 times or more, its spread grows to 1.2 times or more.
+
+In 2 and 3, what is true at more than half of the layers but not at all is called "holds partly".
 
 **Predict:** which of these will fail on your model?
 """
@@ -187,64 +169,51 @@ The smile index $S=P(|s|>0.8)-P(|s|<0.2)$ is that of notebook 04. **Early** mean
 r"""
 ## 3. Chạy một lần cho mọi tầng
 
-`block_histograms` nhận luôn trục tầng ở đầu. Với mô hình lớn (hơn một tỉ cặp), ta đi từng tầng một để có thanh tiến trình (progress bar); `join` chỉ ghép các kết quả lại.
+Một lượt truyền xuôi giữ Q, K, V của mọi token; từ đó ta chọn ra token đích và token đối chứng.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 3. One run for all layers
 
-`block_histograms` takes the layers as a leading axis. For a large model (more than a billion pairs) we go layer by layer, so that there is a progress bar; `join` merely puts the results together.
+One forward pass keeps Q, K and V of every token; the target and the control are taken out of it.
 """
 
-
 # %%
-def join(parts):
-    """Results for some layers each, in order -> one result for all layers."""
-
-    def all_layers(measure, block):
-        pieces = [vars(part[measure][block]) for part in parts]
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0] if name != "edges"}
-
-    return {
-        measure: replace(first, blocks={block: replace(h, **all_layers(measure, block)) for block, h in first.items()})
-        for measure, first in parts[0].items()
-    }
+every, rows = capture_qkv(model, batch), torch.arange(n_sentence, device=model.device)
 
 
-# %%
-def analyse(positions):
-    """Q, K, V of one token per sentence at all layers, and their histograms."""
-    qkv = capture_qkv(model, batch, positions=positions)
-    large = n_pair > 1e9
-    pieces = tqdm(qkv.joined().split(1 if large else n_layer), disable=not large, unit=label("layer"))
-    return qkv, join([block_histograms(x, sizes) for x in pieces])
+def at(positions):
+    """Q, K, V of one token per sentence, at all layers."""
+    return QKV(*(part[:, rows, positions] for part in (every.q, every.k, every.v)), every.layers, every.d_head)
 
 
-target_qkv, target = analyse(positions)
-control_qkv, control = analyse(control_positions(batch, positions))
+target_qkv, control_qkv = at(positions), at(control_positions(batch, positions))
+target, control = (block_histograms(qkv.joined(), sizes) for qkv in (target_qkv, control_qkv))
+third = n_layer // 3
+early, deep = slice(1, third), slice(n_layer - third, n_layer)
 print(tuple(target["cosine"]["QQ"].counts.shape), list(BLOCKS))
 
 # %% [markdown] lang="vi"
 r"""
-Kích thước trên là `[tầng, khoảng chia]`. Trên SmolLM2-135M, cả hai token, hai phép đo, sáu khối, mọi tầng, kể cả các lượt truyền xuôi, mất chưa đến 15 giây với hai nhân CPU.
+Kích thước trên là `[tầng, khoảng chia]`.
 
 ## 4. Bản đồ nhiệt của cosine
 
-Mỗi hàng điểm ảnh là biểu đồ tần suất (histogram) của một tầng, nhìn từ trên xuống: màu là mật độ (density), theo thang logarit, chung cho mọi hình con (panel) và cho cả hình ở mục 5. Phân phối đều có mật độ 0,5, đúng chỗ màu tím chuyển sang cam: cam là dày hơn thế, tím là thưa hơn.
+Mỗi hàng điểm ảnh là biểu đồ tần suất (histogram) của một tầng, nhìn từ trên xuống: màu là mật độ (density), theo một thang logarit chung cho mọi hình con (panel), kể cả ở mục 5. Màu tím (thưa hơn) chuyển sang cam (dày hơn) tại 0,5, mật độ của phân phối đều.
 
-**Dự đoán.** Nụ cười là hai vệt cam ở hai mép. Chúng sẽ mờ dần từ trên xuống dưới, hay đứt ở một tầng nào đó? Khối nào mờ nhanh nhất?
+**Dự đoán.** Nụ cười là hai vệt cam ở hai mép. Đi từ trên xuống dưới, chúng sẽ nhạt dần hay đứt ở một tầng nào đó? Khối nào nhạt nhanh nhất?
 """
 
 # %% [markdown] lang="en"
 r"""
-The shape above is `[layer, bin]`. On SmolLM2-135M both tokens, both measures, six blocks and all layers, forward passes included, took less than 15 seconds on two CPU cores.
+The shape above is `[layer, bin]`.
 
 ## 4. The cosine as a heat map
 
-Each row of pixels is the histogram of one layer seen from above: the colour is the density, on a logarithmic scale which all panels share, those of section 5 too. A uniform distribution has the density 0.5, where purple turns into orange: orange is more than that, purple is less.
+Each row of pixels is the histogram of one layer seen from above: the colour is the density, on one logarithmic scale for all panels, those of section 5 too. Purple (less) turns into orange (more) at 0.5, the density of a uniform distribution.
 
-**Predict.** A smile shows as two orange edges. Will they fade gradually from top to bottom, or break off at some layer? In which block do they fade first?
+**Predict.** A smile shows as two orange edges. From top to bottom, will they fade gradually or break off at some layer? In which block do they fade first?
 """
 
 # %%
@@ -252,75 +221,46 @@ figure = plot_layer_histograms(target["cosine"], control["cosine"], title=model.
 
 # %% [markdown] lang="vi"
 r"""
-Hàng trên là token đích, hàng dưới là token đối chứng. Hãy tìm hai mép màu cam, và tầng mà từ đó màu cam chuyển vào giữa hình.
+Hàng trên là token đích, hàng dưới là token đối chứng. Từ tầng nào màu cam chuyển vào giữa hình? Hình này *không* cho biết sự thay đổi đến từ độ dời hay từ độ phân tán (mục 6), và do bộ phận nào của mô hình (mục 9 và 10).
 
-Hình này *không* cho biết: sự thay đổi đến từ độ dời hay từ độ phân tán (mục 6), và từng con số chắc chắn đến đâu, vì các cặp chiều không độc lập với nhau (bài 06).
-
-Từng tầng một: kéo thanh trượt, hoặc bấm vào nó rồi dùng phím mũi tên. (Hình tĩnh bên dưới cho thấy trạng thái ban đầu.)
-"""
-
-# %% [markdown] lang="en"
-r"""
-The upper row is the target, the lower one the control. Look for the two orange edges, and for the layer from which the orange moves to the middle.
-
-The figure does *not* say whether a change comes from the offset or from the spread (section 6), nor how sure each number is, since pairs of features are not independent of each other (notebook 06).
-
-One layer at a time: move the slider, or click it and use the arrow keys. (The still figure below shows the initial state.)
-"""
-
-# %% tags=["nbval-ignore-output"]
-explorer = layer_explorer(target["cosine"], control["cosine"])
-explorer.widget
-
-# %%
-explorer.figure
-
-# %% [markdown] lang="vi"
-r"""
 ## 5. Bản đồ nhiệt của hệ số tương quan
 
-**Dự đoán.** Cùng dữ liệu, đã trừ trung bình. Có còn tầng nào có mép màu cam không?
+Cùng dữ liệu, đã trừ trung bình. Theo khẳng định 3 thì không còn tầng nào có mép màu cam. Có đúng vậy không?
 """
 
 # %% [markdown] lang="en"
 r"""
+The upper row is the target, the lower one the control. From which layer on does the orange move to the middle? The figure does *not* say whether a change comes from offset or spread (section 6), nor which part of the model makes it (sections 9 and 10).
+
 ## 5. The correlation as a heat map
 
-**Predict.** The same data with the means removed. Is there still a layer with orange edges?
+The same data with the means removed. By claim 3 no layer has orange edges any more. Is that so?
 """
 
 # %%
 figure = plot_layer_histograms(target["correlation"], control["correlation"], title=model.provenance)
 
 
-# %%
 def smiles(histograms):
     return torch.stack([smile_index(h) for _, h in histograms.items()], dim=-1)  # [layer, block]
 
 
-def n_eff(histograms, measure):
-    return torch.stack([effective_n(h, measure) for _, h in histograms[measure].items()], dim=-1)  # [layer, block]
-
-
-n_eff_target, n_eff_control = n_eff(target, "correlation"), n_eff(control, "correlation")
-for layer, block in (smiles(target["correlation"])[1:] > 0).nonzero().tolist():
-    value = smiles(target["correlation"])[1 + layer, block]
-    print(
-        f"{label('layer')} {1 + layer:2d}  {list(BLOCKS)[block]}  S = {value:+.2f}   "
-        f"{label('effective_n')} {n_eff_target[1 + layer, block]:.1f} / {n_sentence}"
-    )
-print(say("số tầng có S > 0 trong một khối:", "layers with S > 0 in some block:"), end=" ")
-print(int((smiles(target["correlation"])[1:] > 0).any(dim=-1).sum()))
+centred = smiles(target["correlation"])[1:]
+for layer, block in (centred > 0).nonzero().tolist():
+    name = list(BLOCKS)[block]
+    n = effective_n(target["correlation"][name], "correlation")[1 + layer]
+    print(f"{label('layer')} {1 + layer}  {name}  S = {centred[layer, block]:+.2f}", end="   ")
+    print(f"{label('effective_n')} {n:.1f} / {n_sentence}")
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng (nếu có) là một khối vẫn cười *sau khi* đã trừ trung bình. Khi ấy không thể đổ cho độ dời. Hãy nhìn cỡ mẫu hiệu dụng (effective sample size) bên cạnh: nếu nó chỉ là vài câu, ta gặp lại cái bẫy $n$ nhỏ của bài 05. Mọi câu chỉ khác nhau theo vài hướng, nên hai chiều bất kỳ dễ gần như cùng phương với nhau, và tương quan dồn về ±1. Ngay sau tầng 0, Q, K, V của cùng một token chỉ mới nhận ngữ cảnh đúng một lần, qua một lượt attention và MLP: có ít hướng khác nhau ở đó là điều hợp lý, nhưng hình này chưa *chứng minh* nguyên nhân.
-
-Màu xám nghĩa là mọi cặp đều không xác định: chiều là hằng số, không có tương quan.
+Mỗi dòng in ra (nếu có) là một khối vẫn cười *sau khi* đã trừ trung bình: khi ấy không thể đổ cho độ dời. Nếu cỡ mẫu hiệu dụng (effective sample size) bên cạnh chỉ là vài câu, ta gặp lại cái bẫy $n$ nhỏ của bài 05: các câu chỉ khác nhau theo vài hướng, nên hai chiều bất kỳ dễ gần như cùng phương. Màu xám nghĩa là mọi cặp đều không xác định: chiều là hằng số thì không có tương quan.
 
 ## 6. Độ dời hay độ phân tán?
 
-Theo bài 02, cosine của hai chiều không tương quan chỉ phụ thuộc vào $m=\mu/\sigma$: trung bình chia cho độ lệch chuẩn (standard deviation). Tỉ số ấy nhỏ đi theo hai cách rất khác nhau: $\mu$ giảm, hoặc $\sigma$ tăng.
+**Độ dời** trong bài này là của *một từ*: trung bình qua các lần xuất hiện của “ her”. Đó là $c+\delta_w$ của bài 06: trung bình chung của mọi token thường cộng với phần riêng của từ.
+
+Theo bài 02, cosine của hai chiều không tương quan chỉ phụ thuộc vào $m=\mu/\sigma$: trung bình chia cho độ lệch chuẩn (standard deviation). Tỉ số ấy có thể nhỏ đi theo hai cách: $\mu$ giảm, hoặc $\sigma$ tăng.
 
 ### Bài tập 7.2
 Viết `relative_offset(x)`: nhận `x` kích thước `[layer, sentence, feature]`, trả về `[layer]`: trung vị (median) theo các chiều của $|\mu|/\sigma$, với $\mu$ và $\sigma$ tính theo câu và $\sigma$ là độ lệch chuẩn tổng thể (chia cho $n$).
@@ -330,13 +270,13 @@ Viết `relative_offset(x)`: nhận `x` kích thước `[layer, sentence, featur
 
 # %% [markdown] lang="en"
 r"""
-Each line (if any) is a block that still smiles *after* the means were removed. The offset cannot be blamed for that. Look at the effective sample size beside it: if it is a handful of sentences, this is the small-$n$ trap of notebook 05 again. All sentences differ along a few directions only, so any two features are likely to be nearly in line, and the correlation piles up at ±1. Right after layer 0, Q, K and V of one and the same token have received context only once, through one round of attention and MLP: few directions are plausible there, but the figure does not *prove* the cause.
-
-Grey means that every pair is undefined: a constant feature has no correlation.
+Each printed line (if any) is a block that still smiles *after* the means were removed: not the offset's doing. If the effective sample size beside it is a handful of sentences, this is the small-$n$ trap of notebook 05 again: the sentences differ along a few directions only, so any two features are likely to be nearly in line. Grey means that every pair is undefined: a constant feature has no correlation.
 
 ## 6. Offset or spread?
 
-By notebook 02 the cosine of two uncorrelated features depends on $m=\mu/\sigma$ alone: mean over standard deviation. That ratio can fall in two very different ways: $\mu$ shrinks, or $\sigma$ grows.
+The **offset** of this notebook is that of *one word*: the mean over the occurrences of " her". It is $c+\delta_w$ of notebook 06: the mean common to all ordinary tokens plus the word's own part.
+
+By notebook 02 the cosine of two uncorrelated features depends on $m=\mu/\sigma$ alone: mean over standard deviation. It can fall in two ways: $\mu$ shrinks, or $\sigma$ grows.
 
 ### Exercise 7.2
 Write `relative_offset(x)`: take `x` of shape `[layer, sentence, feature]`, return `[layer]`: the median over the features of $|\mu|/\sigma$, with $\mu$ and $\sigma$ over the sentences and $\sigma$ the population standard deviation (divided by $n$).
@@ -369,127 +309,46 @@ r"""
 
 # %% [markdown] lang="en"
 r"""
-**Predict.** In the next figure the coloured line is the size of the means, the black one that of the standard deviations, both as the root mean square (rms) over the features, on a logarithmic scale. Which of the two changes more with depth? (A layer where the features are constant is left empty.)
+**Predict.** In the next figure the coloured line is the size of the means, the black one that of the standard deviations: root mean squares (rms) over the features, on a logarithmic scale. Which of the two changes more with depth? (Where the features are constant a layer is left empty.)
 """
 
-
 # %%
-def gaps(values, histograms, part):
-    """NaN where the features of a part are constant: rounding has no meaning there."""
-    h = histograms["correlation"][part + part]
-    return values.where(h.n_undefined < h.n_pairs, torch.nan)
-
-
-moments, relative = {}, {}
+moments = {}
 for part in "QKV":
-    x, x_control = (getattr(qkv, part.lower()).double() for qkv in (target_qkv, control_qkv))
+    x = getattr(target_qkv, part.lower()).double()  # [layer, sentence, feature]
     offset = x.mean(dim=1).square().mean(dim=-1).sqrt()  # [layer]
     spread = x.var(dim=1, correction=0).mean(dim=-1).sqrt()
-    moments[part] = {"offset_size": offset, "spread_size": gaps(spread, target, part)}
-    relative[part] = {
-        "target": gaps(relative_offset(x), target, part),
-        "control": gaps(relative_offset(x_control), control, part),
-    }
+    moments[part] = {"offset_size": offset, "spread_size": spread.where(spread > 1e-5 * offset, torch.nan)}
+    print(part, "  ", "  →  ".join(f"{relative_offset(x)[place].mean():.2f}" for place in (early, deep)))
 figure = plot_depth(moments, "size_of_parts", log=True, title=f"{model.provenance} · {label('target')}")
-
-# %%
-figure = plot_depth(relative, "relative_offset", log=True, title=model.provenance)
 
 # %% [markdown] lang="vi"
 r"""
-Hình thứ hai là tỉ số $|\mu|/\sigma$ của một chiều điển hình, cạnh token đối chứng. Hai hình này *không* cho biết từng chiều: vài chiều có độ dời rất lớn có thể chi phối rms, còn trung vị thì bỏ qua chúng. Chúng cũng không nói độ dời từ đâu mà có: từ bias, hay từ luồng dư (residual stream) đi qua phép chiếu (projection).
+Các dòng in ra là $|\mu|/\sigma$ của một chiều điển hình, tầng nông → tầng sâu. Hình *không* cho biết từng chiều: vài chiều có độ dời rất lớn có thể chi phối rms.
 
-## 7. Phân cực và cỡ mẫu hiệu dụng theo tầng
+## 7. Chỉ số nụ cười theo tầng
 
-**Dự đoán.** Đường của token đích có nằm trên đường của token đối chứng ở mọi tầng không? Ở tầng sâu, hai đường có gặp nhau không?
+Token đối chứng gồm nhiều từ khác nhau, nên phép so sánh này chưa hoàn toàn công bằng (bài 04). Dòng in ra là tầng ở nửa chiều sâu, khoảng mà tài liệu gốc đã xem.
 """
 
 # %% [markdown] lang="en"
 r"""
-The second figure is $|\mu|/\sigma$ of a typical feature, beside the control token. The two do *not* show single features: a few with a very large offset can rule the rms, and the median ignores them. Nor do they say where an offset comes from (a bias, or the residual stream through the projection).
+Printed: $|\mu|/\sigma$ of a typical feature, early → deep. The figure does *not* show single features: a few with a very large offset can rule the rms.
 
-## 7. Polarisation and effective sample size by layer
+## 7. The smile index by layer
 
-**Predict.** Does the target's line stay above the control's at every layer? Do the two meet at the deep layers?
+The control is many different words, so the comparison is not quite fair (notebook 04). The printed line is the layer halfway down, about where the source looked.
 """
 
 # %%
 smile_target, smile_control = smiles(target["cosine"]), smiles(control["cosine"])  # [layer, block]
 curves = {block: {"target": smile_target[:, i], "control": smile_control[:, i]} for i, block in enumerate(BLOCKS)}
 figure = plot_depth(curves, "smile_index", title=model.provenance)
+half = n_layer // 2
+print(label("layer"), half, *(f"{block} {s:+.2f}" for block, s in zip(BLOCKS, smile_target[half])))
 
 # %% [markdown] lang="vi"
 r"""
-Cỡ mẫu hiệu dụng của hệ số tương quan: bao nhiêu câu *độc lập* thì cho biểu đồ rộng như thế? Đường nét đứt là số câu thật. **Dự đoán:** nếu sau khi trừ trung bình "chỉ còn nhiễu", đường của token đích phải nằm ở đâu?
-"""
-
-# %% [markdown] lang="en"
-r"""
-The effective sample size of the correlation: how many *independent* sentences would give a histogram as wide as this? The dashed line is the true number of sentences. **Predict:** if "only noise" were left without the means, where would the target's line be?
-"""
-
-# %%
-n_line = torch.full((n_layer,), float(n_sentence))
-curves = {
-    block: {"target": n_eff_target[:, i], "control": n_eff_control[:, i], "n_sentences": n_line}
-    for i, block in enumerate(("QQ", "KK", "VV"))
-}
-figure = plot_depth(curves, "effective_n", title=model.provenance)
-
-# %% [markdown] lang="vi"
-r"""
-Khoảng cách đến đường nét đứt là cấu trúc mà các chiều còn chung nhau sau khi trừ trung bình. Hình này *không* cho biết cấu trúc ấy là gì. Nếu đường của token đối chứng cũng nằm dưới đường nét đứt, thì nằm dưới đó không phải là chuyện riêng của " her". Và nhắc lại từ bài 04: token đối chứng gồm nhiều từ khác nhau, nên phép so sánh này chưa hoàn toàn công bằng.
-
-## 8. Tầng nông với tầng sâu: phán quyết
-
-Các ngưỡng là những ngưỡng ở mục 2; không sửa gì thêm sau khi đã xem hình.
-"""
-
-# %% [markdown] lang="en"
-r"""
-The distance to the dashed line is structure that features share even without their means. The figure does *not* say what it is. Where the control stays below the dashed line too, being below it is nothing peculiar to " her". And, as in notebook 04: the control is many different words, so the comparison is not quite fair.
-
-## 8. Early against deep: the verdict
-
-The thresholds are those of section 2; nothing was changed after the figures were seen.
-"""
-
-# %%
-third = n_layer // 3
-early, deep = slice(1, third), slice(n_layer - third, n_layer)
-print(f"{label('layers')}: 1–{third - 1}, {n_layer - third}–{n_layer - 1}")
-print(" " * 34 + "     ".join(BLOCKS))
-n_eff_cosine = n_eff(target, "cosine")
-for place, name in ((early, say("tầng nông", "early")), (deep, say("tầng sâu", "deep"))):
-    for what, values in (("target", smile_target), ("control", smile_control)):
-        row = "  ".join(f"{value:+.2f}" for value in values[place].mean(dim=0))
-        print(f"S      {name:10s}{label(what):16s}{row}")
-    for what, values in (("cosine", n_eff_cosine), ("correlation", n_eff_target)):
-        row = "  ".join(f"{value:5.1f}" for value in values[place].mean(dim=0))
-        print(f"n_eff  {name:10s}{'cos' if what == 'cosine' else 'r':16s}{row}")
-
-# %%
-closing = smile_target[early].mean(dim=0) - smile_target[deep].mean(dim=0)  # [block]
-lead = smile_target[1:] - smile_control[1:]  # [layer - 1, block]
-enough = (lead >= 0.05).sum(dim=0)
-flatter = [min(s[0], s[1]) - s[2] for s in (smile_target[place].mean(dim=0) for place in (early, deep))]
-centred = smiles(target["correlation"])[1:].amax(dim=0)
-lines = [(1, block, closing[i] >= 0.1, f"{closing[i]:+.2f}") for i, block in enumerate(BLOCKS)]
-lines += [(2, b, enough[i] == n_layer - 1, f"{enough[i]} / {n_layer - 1}") for i, b in enumerate(BLOCKS)]
-lines += [(3, "VV", flat >= 0.1, f"{flat:+.2f}") for flat in flatter]
-lines += [(4, block, centred[i] < 0, f"{centred[i]:+.2f}") for i, block in enumerate(BLOCKS)]
-for part, curve in moments.items():
-    offset, spread = (curve[name][deep].mean() / curve[name][early].mean() for name in ("offset_size", "spread_size"))
-    lines.append((5, part, offset >= 0.9 and spread >= 1.2, f"x{offset:.2f}  x{spread:.2f}"))
-for number, where, holds, figures in lines:
-    print(f"{number}. {where:3s} {say('đúng', 'holds') if holds else say('sai', 'fails'):6s} {figures}")
-
-# %% [markdown] lang="vi"
-r"""
-Mỗi dòng: số của khẳng định, khối hoặc phần, phán quyết, con số quyết định: (1) mức giảm của $S$; (2) số tầng mà token đích hơn ít nhất 0,05, trên tổng số tầng; (3) VV thấp hơn bao nhiêu, dòng trên cho tầng nông, dòng dưới cho tầng sâu; (4) $S$ lớn nhất của hệ số tương quan; (5) độ dời và độ phân tán ở tầng sâu gấp mấy lần ở tầng nông.
-
-Đây là *một* bộ câu, *một* từ, *một* mô hình. Trung bình trên một phần ba số tầng che đi những tầng khác thường; vì thế mới cần các đường ở mục 7. (Muốn thấy kết quả trên GPT-2 small hay GPT-2 XL, hãy chạy bài này khi có kết nối tới Hub, với `QKV_MODEL` là tên mô hình.)
-
 ### Bài tập 7.3
 Từ tầng nào trở đi $S$ của QQ (cosine, token đích) không còn dương nữa, *cho đến tận tầng cuối*? Gán số tầng vào `closing_layer`; nếu tầng cuối vẫn còn dương thì đáp số là số tầng của mô hình.
 
@@ -498,10 +357,6 @@ Từ tầng nào trở đi $S$ của QQ (cosine, token đích) không còn dươ
 
 # %% [markdown] lang="en"
 r"""
-Each line: the number of the claim, the block or part, the verdict, and the figure that decides: (1) the fall of $S$; (2) the layers at which the target leads by 0.05 or more, out of how many; (3) how much lower VV is, first at the early, then at the deep layers; (4) the largest $S$ of the correlation; (5) the deep offset and the deep spread, as multiples of the early ones.
-
-This is *one* set of sentences, *one* word, *one* model. A mean over a third of the layers hides layers that stand out; that is what the curves of section 7 are for. (What GPT-2 small or GPT-2 XL gives is to be seen when you run this notebook with the Hub, with the model's name in `QKV_MODEL`.)
-
 ### Exercise 7.3
 From which layer on is $S$ of QQ (cosine, target) never positive again, *up to the last layer*? Put its number into `closing_layer`; if the last layer is still positive, the answer is the number of layers.
 
@@ -521,12 +376,202 @@ closing_layer = 1 + int(positive.max()) if len(positive) else 0
 check("7.3", closing_layer, target)
 print(closing_layer)
 
+# %% [markdown] lang="vi"
+r"""
+## 8. Tầng nông với tầng sâu: phán quyết
+
+Các ngưỡng là những ngưỡng ở mục 2.
+"""
+
+# %% [markdown] lang="en"
+r"""
+## 8. Early against deep: the verdict
+
+The thresholds are those of section 2.
+"""
+
 # %%
-for measure in target:  # sanity check: all layers at once, or one layer alone, give the same counts
-    alone = block_histograms(target_qkv.joined()[n_layer // 2], sizes)[measure]
-    for block, h in target[measure].items():
-        assert torch.equal(h.counts[n_layer // 2], alone[block].counts), (measure, block)
-        assert torch.equal(h.counts.sum(dim=-1) + h.n_undefined, h.n_pairs), (measure, block)
+closing = smile_target[early].mean(dim=0) - smile_target[deep].mean(dim=0)  # [block]
+lead = smile_target[1:] - smile_control[1:]  # [layer - 1, block]
+lines = [(1, block, float(closing[i] >= 0.1), f"{closing[i]:+.2f}") for i, block in enumerate(BLOCKS)]
+for number, true in ((2, lead >= 0.05), (3, centred < 0)):  # [layer - 1, block]
+    shares = true.float().mean(dim=0)
+    lines += [(number, b, shares[i], f"{true[:, i].sum()} / {n_layer - 1}") for i, b in enumerate(BLOCKS)]
+for part, curve in moments.items():
+    offset, spread = (curve[name][deep].mean() / curve[name][early].mean() for name in ("offset_size", "spread_size"))
+    lines.append((4, part, float(offset >= 0.9 and spread >= 1.2), f"×{offset:.2f}  ×{spread:.2f}"))
+for number, where, share, figures in lines:
+    degree = "holds" if share == 1 else "partly" if share > 0.5 else "fails"
+    print(f"{number}. {where:3s} {label('verdict_' + degree):13s} {figures}")
+
+# %% [markdown] lang="vi"
+r"""
+Mỗi dòng: số của khẳng định, khối hoặc phần, phán quyết, con số quyết định: (1) mức giảm của $S$; (2) số tầng mà token đích hơn ít nhất 0,05; (3) số tầng có $S<0$; (4) độ dời và độ phân tán ở tầng sâu gấp mấy lần ở tầng nông.
+
+Trung bình trên một phần ba số tầng san phẳng mọi thứ xảy ra bên trong: khẳng định 1 cho biết $S$ giảm bao nhiêu, không cho biết giảm *ở đâu*.
+
+## 9. Nhạt dần hay sụt một bậc?
+
+Q, K, V của một tầng tính từ đầu vào của nó. Vậy thay đổi từ $S_l$ đến $S_{l+1}$ là việc của hai bộ phận của tầng $l$, attention và **MLP** (mạng nhỏ đứng sau attention), rồi của phép chiếu (projection) ở tầng $l+1$.
+
+**Quy tắc đặt trước.** Ở QQ, tìm tầng $l\ge1$ có $S_l-S_{l+2}$ lớn nhất. Hai tầng $l$ và $l+1$ là một **bậc sụt** nếu riêng mức giảm ấy ít nhất bằng một nửa mức giảm của QQ trong khẳng định 1.
+
+Hãy nhìn cả token đầu tiên của câu. Ở nhiều tầng, nó là **điểm hút chú ý (attention sink)**: các token sau dồn phần lớn trọng số vào nó, dù nó không thấy token nào khác và không biết gì về ngữ cảnh. Khi ấy nó thường là **token khổng lồ** (bài 05): luồng dư (residual stream) của nó dài hơn 2,5 lần trung vị của mọi token thật ở cùng tầng. Ta tìm những token như thế theo độ dài, không theo vị trí.
+
+**Dự đoán.** Ở nơi $S$ sụt, “ her” nhìn token đầu tiên nhiều hơn hay ít hơn so với ở nơi khác?
+"""
+
+# %% [markdown] lang="en"
+r"""
+Each line: the number of the claim, the block or part, the verdict, and the figure that decides: (1) the fall of $S$; (2) the layers at which the target leads by 0.05 or more; (3) the layers with $S<0$; (4) the deep offset and the deep spread, as multiples of the early ones.
+
+A mean over a third of the layers averages away whatever happens inside: claim 1 says how far $S$ falls, not *where*.
+
+## 9. A gradual fall, or a step?
+
+Q, K and V are computed from what enters a layer. So the change from $S_l$ to $S_{l+1}$ is the work of two parts of layer $l$, its attention and its **MLP** (the small network after it), and of the projection of layer $l+1$.
+
+**Rule, beforehand.** In QQ, find the layer $l\ge1$ with the largest $S_l-S_{l+2}$. The two layers $l$ and $l+1$ are a **step** if that fall alone is at least half of the fall of QQ in claim 1.
+
+Look at the first token too. At many layers it is the **attention sink**: later tokens put most of their weight on it, though it sees no other token and knows nothing of the context. It is then mostly a **massive token** (notebook 05): its residual stream is over 2.5 times as long as the median of all real tokens at that layer. We find such tokens by their length, not by their position.
+
+**Predict.** Where $S$ falls, does " her" look at the first token more or less than elsewhere?
+"""
+
+# %%
+qq = smile_target[:, 0]  # [layer]
+one, two = qq[1:-1] - qq[2:], qq[1:-2] - qq[3:]  # what layer l, or l and l + 1, take away; l = 1, 2, ...
+sharpest, step = 1 + int(one.argmax()), 1 + int(two.argmax())
+lost = qq[step] - qq[step + 2]
+is_step = bool(lost >= closing[0] / 2 > 0)
+
+print(say("giảm nhiều nhất qua một tầng: ", "largest fall over one layer:  "), end="")
+print(f"{label('layer')} {sharpest}  {qq[sharpest]:+.2f} → {qq[sharpest + 1]:+.2f}")
+print(say("giảm nhiều nhất qua hai tầng: ", "largest fall over two layers: "), end="")
+print(f"{label('layers')} {step}, {step + 1}  {qq[step]:+.2f} → {qq[step + 2]:+.2f}  ({lost / closing[0]:.0%})")
+print(say("bậc sụt:", "a step:"), label("verdict_holds" if is_step else "verdict_fails"))
+
+# %%
+with torch.no_grad():
+    run = model.base_model(**batch, output_hidden_states=True, output_attentions=True)
+lengths = torch.stack(run.hidden_states[:n_layer]).norm(dim=-1)  # [layer, sentence, token], where a layer begins
+real = batch["attention_mask"].bool()
+typical = lengths[:, real].median(dim=-1).values  # [layer]
+massive = (lengths > 2.5 * typical[:, None, None]) & real
+on_first = torch.stack([weights[rows, :, positions, 0].mean() for weights in run.attentions])  # [layer]
+
+print(say("tầng   S (QQ)   độ dài: token đầu, trung vị   khổng lồ: token đầu, khác   nhìn token đầu",
+          "layer  S (QQ)   length: first token, median       massive: first, other   looks at first"))  # fmt: skip
+for i in range(max(step - 2, 0), min(step + 4, n_layer)):
+    first, other = (int(tokens.sum()) for tokens in (massive[i, :, 0], massive[i, :, 1:]))
+    print(f"{i:5d}  {qq[i]:+7.2f}  {lengths[i, :, 0].mean():16.0f}{typical[i]:11.0f}", end="")
+    print(f"{first:20d}{other:7d}{on_first[i]:16.2f}")
+away = (on_first < on_first[1:].median() / 2).nonzero().flatten().tolist()
+print(say("nhìn token đầu ít hơn nửa mức trung vị:", "first token below half of the median:"), label("layers"), away)
+
+# %% [markdown] lang="vi"
+r"""
+Trong ngoặc: mức giảm qua hai tầng ấy bằng bao nhiêu phần trăm mức giảm từ tầng nông đến tầng sâu. Cột cuối là trọng số attention (attention weight), trung bình qua các câu và các đầu attention (attention head). Ở những tầng khác trong danh sách cuối, $S$ thay đổi thế nào?
+
+## 10. Cái gì làm nên bậc sụt?
+
+Hai tầng của bậc sụt có trong danh sách ấy không? Dù có, đó mới chỉ là *đi cùng nhau*. Muốn biết nguyên nhân thì phải can thiệp (intervention). Ta **loại bỏ** đầu ra của attention tại “ her” bằng cách *thay bằng trung bình* (tiếng Anh: *mean ablation*): trong mọi câu, đầu ra ấy trở thành trung bình của nó qua các câu. Phần mà attention ghi giống nhau vào mọi câu thì còn; phần khác nhau, tức ngữ cảnh, thì mất.
+
+Hook ở bài 01 chỉ đứng xem. Hook dưới đây *trả về* một giá trị, và PyTorch lấy giá trị ấy thay cho đầu ra.
+"""
+
+# %% [markdown] lang="en"
+r"""
+In brackets: the fall over these two layers as a share of the fall from early to deep. The last column is the attention weight, mean over sentences and heads. What does $S$ do at the other layers of the last list?
+
+## 10. What makes the step?
+
+Are the two layers of the step in that list? Even so, the two merely *go together*. A cause takes an intervention. We take out the attention's output at " her" by *mean ablation*: in every sentence it becomes its mean over the sentences. What attention writes into all sentences alike stays; what differs, the context, is gone.
+
+The hook of notebook 01 only watched. This one *returns* a value, and PyTorch uses it in place of the output.
+"""
+
+
+# %%
+@contextmanager
+def mean_ablated(modules):
+    """At the target, the output of these modules becomes its mean over the sentences."""
+
+    def hook(module, inputs, output):
+        values = (output[0] if isinstance(output, tuple) else output).clone()  # [sentence, token, n_embd]
+        values[rows, positions] = values[rows, positions].mean(dim=0)
+        return (values, *output[1:]) if isinstance(output, tuple) else values
+
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# %% [markdown] lang="vi"
+r"""
+**Ngưỡng đặt trước.** Ở tầng $l+2$, mỗi phép loại bỏ *trả lại* một phần của mức giảm $S_l-S_{l+2}$. Attention của hai tầng ấy là nguyên nhân nếu loại bỏ nó trả lại ít nhất một nửa (ở QQ), còn hai phép đối chứng thì không: loại bỏ attention ở *mọi* tầng từ 1 đến ngay trước bậc sụt, hoặc loại bỏ MLP ở chính hai tầng ấy.
+
+**Dự đoán.** Loại bỏ attention ở hai tầng, hay ở mọi tầng trước đó: cách nào giữ được nụ cười?
+"""
+
+# %% [markdown] lang="en"
+r"""
+**Threshold, beforehand.** At layer $l+2$ an ablation *gives back* a share of the fall $S_l-S_{l+2}$. The attention of the two layers is the cause if its ablation gives back at least half (in QQ) and neither control does: ablating the attention of *all* layers from 1 up to the step, or the MLP of the two layers.
+
+**Predict.** Ablating attention in two layers, or in all the layers before: which keeps the smile?
+"""
+
+# %%
+attention = attention_modules(model)
+mlp = [layer.mlp for layer in attention_layers(model)[step : step + 2] if hasattr(layer, "mlp")]
+tests = {  # what is ablated: (first layer, modules)
+    f"attention, {label('layers')} {step}, {step + 1}": (step, attention[step : step + 2]),
+    f"attention, {label('layers')} 1–{step - 1}": (1, attention[1:step]),
+    f"MLP, {label('layers')} {step}, {step + 1}": (step, mlp),
+}
+smile_after = {}
+for name, (_, modules) in tests.items():
+    if not modules:
+        print(f"{name}: {say('không có, bỏ qua', 'there is none, left out')}")
+        continue
+    with mean_ablated(modules):
+        qkv = capture_qkv(model, batch, layers=range(min(step + 4, n_layer)), positions=positions)
+    smile_after[name] = smiles(block_histograms(qkv.joined(), sizes, measures="cosine")["cosine"])  # [layer, block]
+
+# %%
+given_back = {}
+for name, smile in smile_after.items():
+    share = (smile[step + 2] - smile_target[step + 2]) / (smile_target[step] - smile_target[step + 2])  # [block]
+    given_back[name] = float(share[0])
+    print(f"{name:26s}", "   ".join(f"{block} {share[i]:4.0%}" for i, block in enumerate(("QQ", "KK", "VV"))))
+main, *controls = given_back.values()
+is_cause = is_step and main >= 0.5 > max(controls, default=0)
+print(say("attention của bậc sụt là nguyên nhân:", "the attention of the step is the cause:"), end=" ")
+print(label("verdict_holds" if is_cause else "verdict_fails"))
+panels = {name: {"mean_ablated": smile[:, 0], "unedited": qq[: len(smile)]} for name, smile in smile_after.items()}
+figure = plot_depth(panels, "smile_index", title=f"{model.provenance} · QQ")
+
+# %% [markdown] lang="vi"
+r"""
+Mỗi dòng: phần được trả lại ở QQ, KK và VV; số âm nghĩa là $S$ còn thấp hơn cả khi không can thiệp. Ở hình con giữa, điều gì xảy ra tại bậc sụt?
+
+Hình này *không* cho biết vì sao attention của hai tầng ấy lại nhìn chỗ khác: độ dài của token đầu tiên mới chỉ thay đổi cùng lúc, ta chưa can thiệp vào nó. Và đây là *một* bộ câu, *một* từ, *một* mô hình. (Với GPT-2 XL, hãy chạy bài này khi có kết nối tới Hub, với `QKV_MODEL=openai-community/gpt2-xl`.)
+"""
+
+# %% [markdown] lang="en"
+r"""
+Each line: the share given back in QQ, KK and VV; negative where $S$ is lower than without the edit. What happens at the step in the middle panel?
+
+The figure does *not* say why the attention of these layers looks elsewhere: the length of the first token merely goes with it and was not edited. And this is *one* set of sentences, *one* word, *one* model. (For GPT-2 XL run this notebook with the Hub, with `QKV_MODEL=openai-community/gpt2-xl`.)
+"""
+
+# %%
+for name, smile in smile_after.items():  # sanity check: an edit changes nothing up to its own first layer
+    untouched = slice(0, tests[name][0] + 1)
+    assert torch.allclose(smile[untouched], smile_target[untouched], atol=0.01), name
 print("✓")
 
 # %% [markdown] lang="vi"
@@ -534,27 +579,28 @@ r"""
 ## Tự kiểm tra
 1. Vì sao bỏ tầng 0 khi tính trung bình của tầng nông?
 2. Tỉ số $|\mu|/\sigma$ giảm một nửa. Kể hai nguyên nhân có thể có, và cách phân biệt.
-3. Một khối vẫn cười sau khi trừ trung bình, với cỡ mẫu hiệu dụng chỉ vài câu. Bạn kết luận gì?
-4. Vì sao mọi hình con của bản đồ nhiệt phải dùng chung một thang màu?
+3. Loại bỏ attention ở hai tầng thì nụ cười còn. Vì sao vẫn cần hai phép đối chứng?
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Với RoPE, token đích ở đó là hằng số trên mọi câu: $S=1$ do cách dựng, không do ngữ cảnh; đưa vào sẽ thổi phồng trung bình của tầng nông.
+1. Với RoPE, token đích ở đó là hằng số trên mọi câu: $S=1$ do cách dựng; đưa vào sẽ thổi phồng trung bình của tầng nông.
 2. Trung bình giảm, hoặc độ lệch chuẩn tăng. Vẽ riêng hai thứ, như ở mục 6.
-3. Các câu chỉ khác nhau theo vài hướng; nụ cười ấy là hiệu ứng $n$ nhỏ, không phải do độ dời. Muốn biết vì sao ít hướng thì phải xem thêm.
-4. Nếu mỗi hình con tự co giãn thang màu, khối nhạt nhất cũng sẽ trông rực rỡ như khối đậm nhất, và không so sánh được nữa.
+3. Thay bất cứ đầu ra nào bằng trung bình cũng làm các câu giống nhau hơn. Chỉ khi cùng phép sửa ấy ở chỗ khác không có tác dụng như vậy thì mới quy được cho *hai tầng này* và cho *attention*.
 </details>
 
 ## Tóm tắt
-- Mọi tầng, hai token, hai phép đo, sáu khối đều nằm gọn trong bộ nhớ, vì ma trận $F\times F$ không bao giờ được giữ lại.
-- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), xét theo ngưỡng đặt trước, nụ cười khép bớt theo chiều sâu ở mọi khối (KK ở tầng sâu vẫn còn $S>0$). Độ dời hầu như không nhỏ đi (xem dòng 5 của bảng phán quyết): độ phân tán quanh nó tăng lên.
-- Cũng trên mô hình ấy, "trừ trung bình thì nụ cười mất" *không* đúng ở mọi tầng: xem mục 5 và dòng 4 của phán quyết.
-- Không phải tầng nào token đích cũng hơn hẳn token đối chứng: xem dòng 2.
+- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), nụ cười khép lại theo chiều sâu ở mọi khối. Độ dời của từ hầu như không nhỏ đi (dòng 4 của phán quyết): độ phân tán quanh nó tăng lên.
+- Nó không nhạt dần đều: phần lớn mức giảm nằm ở một bậc sụt gồm hai tầng liền nhau, nơi “ her” ít nhìn token đầu tiên (mục 9).
+- Nguyên nhân của bậc sụt là attention của chính hai tầng ấy, nơi ngữ cảnh đi vào: loại bỏ nó thì phần lớn nụ cười trở lại. Loại bỏ attention ở các tầng trước đó, hay MLP ở hai tầng ấy, thì không được như vậy (mục 10).
+- “Trừ trung bình thì nụ cười mất” và “token đích cười rõ hơn token đối chứng” đúng ở gần hết các tầng, không phải ở *mọi* tầng (dòng 2 và 3).
 
 ## Tài liệu
+Ba bài đầu nói về cosine giữa các *vector token* (các hàng), không phải giữa các chiều (các cột) như ở đây.
 - K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512): biểu diễn của cùng một từ khác nhau nhiều hơn ở tầng sâu.
 - W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404): vài chiều chi phối cosine.
 - N. Godey, É. de la Clergerie và B. Sagot, *Anisotropy Is Inherent to Self-Attention in Transformers*, EACL 2024 (arXiv:2401.12143).
+- M. Sun và cộng sự, *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762): vài giá trị kích hoạt khổng lồ, thường ở token đầu tiên.
+- X. Gu và cộng sự, *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 (arXiv:2410.10781): khi nào và vì sao attention dồn vào token đầu tiên.
 """
 
 # %% [markdown] lang="en"
@@ -562,25 +608,26 @@ r"""
 ## Check yourself
 1. Why is layer 0 left out of the mean over the early layers?
 2. $|\mu|/\sigma$ falls by half. Name two possible causes, and how to tell them apart.
-3. A block still smiles without the means, at an effective sample size of a few sentences. What do you conclude?
-4. Why must all panels of the heat map share one colour scale?
+3. With the attention of two layers ablated, the smile stays. Why are the two controls needed all the same?
 
 <details><summary>Short answers</summary>
 
-1. With rotary positions the target is constant over all sentences there: $S=1$ by construction, not by context; it would inflate the early mean.
+1. With rotary positions the target is constant over all sentences there: $S=1$ by construction; it would inflate the early mean.
 2. The mean shrinks, or the standard deviation grows. Draw the two apart, as in section 6.
-3. The sentences differ along a few directions only; that smile is a small-$n$ effect, not one of the offset. Why there are so few directions takes more to find out.
-4. If every panel stretched its own colours, the palest block would look as vivid as the strongest, and nothing could be compared.
+3. Putting the mean in the place of any output makes the sentences more alike. Only if the same edit elsewhere does not do as much can the effect be put down to *these two layers* and to *attention*.
 </details>
 
 ## Summary
-- All layers, two tokens, two measures and six blocks fit into little memory, because the $F\times F$ matrix is never kept.
-- On SmolLM2-135M (the model of the stored outputs) the smile closes with depth by the threshold fixed beforehand, in every block (KK still has $S>0$ at the deep layers). The offset hardly shrinks (see line 5 of the verdicts): the spread around it grows.
-- On the same model "without the mean the smile is gone" is *not* true at every layer: see section 5 and line 4 of the verdict.
-- The target does not clearly lead the control at every layer: see line 2.
+- On SmolLM2-135M (the model of the stored outputs) the smile closes with depth in every block. The word's offset hardly shrinks (line 4 of the verdict): the spread around it grows.
+- It does not fade evenly: most of the fall is a step of two layers, at which " her" looks little at the first token (section 9).
+- The cause of the step is the attention of these very layers, where context comes in: ablated, most of the smile is back. Ablating the attention of the layers before, or the MLP of these two, does not do that (section 10).
+- "Without the mean no smile" and "the target smiles more than the control" hold at nearly all layers, not at *every* layer (lines 2 and 3).
 
 ## References
+The first three are about cosines between *token vectors* (rows), not between features (columns) as here.
 - K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512): representations of one word differ more at deeper layers.
 - W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404): a few dimensions rule the cosine.
 - N. Godey, É. de la Clergerie and B. Sagot, *Anisotropy Is Inherent to Self-Attention in Transformers*, EACL 2024 (arXiv:2401.12143).
+- M. Sun et al., *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762): a few massive activations, mostly at the first token.
+- X. Gu et al., *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 (arXiv:2410.10781): when and why attention goes to the first token.
 """

@@ -10,30 +10,30 @@
 r"""
 # 08 · Từng đầu attention
 
-**Câu hỏi.** Các biểu đồ tần suất (histogram) cho đến nay gộp mọi đầu attention (head) của một tầng (layer). Mỗi đầu có hình nụ cười (smile) riêng không, và phép gộp đã che giấu điều gì?
+**Câu hỏi.** Cho đến nay, ta gộp chung mọi đầu attention (head) của một tầng (layer). Mỗi đầu có hình nụ cười (smile) riêng không, và phép gộp đã che giấu điều gì?
 
 **Sau bài này, bạn có thể**
 - cắt Q, K, V thành từng đầu, kể cả khi nhiều đầu Q dùng chung một đầu K (grouped-query attention, GQA);
 - đếm xem bao nhiêu cặp của khối gộp thật sự nằm trong cùng một đầu;
-- phân biệt "các đầu khác nhau" với "mỗi nhóm chỉ có ít chiều" bằng những nhóm ngẫu nhiên;
+- phân biệt “các đầu khác nhau” với “mỗi nhóm chỉ có ít chiều” bằng những nhóm ngẫu nhiên, xét mọi tầng cùng lúc;
 - ghi khoảng tin cậy (confidence interval) tính bằng jackknife (bỏ từng mẫu) cạnh mỗi con số.
 
-**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 30 giây. **Cần biết trước:** bài 01 đến 07.
+**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 01 đến 07.
 """
 
 # %% [markdown] lang="en"
 r"""
 # 08 · Head by head
 
-**Question.** The histograms so far pooled all attention heads of a layer. Has each head a smile of its own, and what did pooling hide?
+**Question.** So far all attention heads of a layer were pooled. Has each head a smile of its own, and what did pooling hide?
 
 **Afterwards you can**
 - cut Q, K and V into heads, also where several query heads share one key head (grouped-query attention, GQA);
 - count how many pairs of a pooled block really lie within one head;
-- tell "the heads differ" from "each group has few features" with groups drawn at random;
+- tell "the heads differ" from "each group has few features" with groups drawn at random, over all layers at once;
 - put a jackknife confidence interval beside each number.
 
-**Time:** about 60 minutes of reading and exercises; the computer runs for about 30 seconds. **You need:** notebooks 01 to 07.
+**Time:** about 60 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 01 to 07.
 """
 
 # %% tags=["setup"]
@@ -46,13 +46,12 @@ set_language("vi")
 import math
 
 import torch
-from tqdm.auto import tqdm
+from scipy import stats
 
 from helpers import (
     BLOCKS,
     block_histograms,
     capture_qkv,
-    control_positions,
     encode,
     find_token,
     jackknife,
@@ -64,7 +63,7 @@ from helpers import (
     token_id_of,
 )
 from helpers.checks import check
-from helpers.plots import plot_depth, plot_head_blocks, plot_head_maps, plot_heads
+from helpers.plots import plot_depth, plot_head_maps, plot_heads
 
 # %% [markdown] lang="vi"
 r"""
@@ -89,7 +88,6 @@ model, tokenizer = load_model()
 batch = encode(tokenizer, load_sentences("her"))
 positions = find_token(batch, token_id_of(tokenizer, " her"))
 target_qkv = capture_qkv(model, batch, positions=positions)
-control_qkv = capture_qkv(model, batch, positions=control_positions(batch, positions))
 
 d_head, n_layer = target_qkv.d_head, len(target_qkv.layers)
 n_query, n_key = (target_qkv.heads(part).shape[-2] for part in "QK")
@@ -104,7 +102,7 @@ r"""
 ### Bài tập 8.1
 Viết `by_head(q, k, v, d_head)`: nhận q, k, v kích thước `[..., sentence, feature]` (K và V có thể hẹp hơn), trả về `[..., head, sentence, 3 * d_head]`: với mỗi đầu Q, các chiều của nó, rồi của đầu K và đầu V đi cùng nó.
 
-*Gợi ý:* `unflatten(-1, (-1, d_head))` cắt trục cuối, `transpose` đưa trục đầu (head) lên trước trục câu, và bảng ở trên cho biết phải lặp lại các đầu K theo thứ tự nào.
+*Gợi ý:* `unflatten(-1, (-1, d_head))` cắt trục cuối, `transpose` đưa trục của các đầu (head) lên trước trục câu, và bảng ở trên cho biết phải lặp lại các đầu K theo thứ tự nào.
 """
 
 # %% [markdown] lang="en"
@@ -139,9 +137,9 @@ check("8.1", by_head)
 
 # %% [markdown] lang="vi"
 r"""
-Trục đầu nằm trước trục câu, nên `block_histograms` tính mọi đầu của mọi tầng trong một lệnh.
+Trục của các đầu attention đứng trước trục câu, nên `block_histograms` tính mọi đầu của mọi tầng trong một lệnh.
 
-Các đầu Q cùng nhóm dùng chung đầu K và V, nên KK, VV và KV của chúng giống hệt nhau *do cách dựng*. Đó không phải là nhiều bằng chứng; mỗi đầu K chỉ được tính một lần: `step` bên dưới bỏ các bản sao.
+Các đầu Q cùng nhóm dùng chung đầu K và V, nên KK, VV và KV của chúng giống hệt nhau *do cách dựng*. Nhiều bản sao không phải là nhiều bằng chứng độc lập, nên mỗi đầu K chỉ được tính một lần: `step` bên dưới bỏ các bản sao.
 """
 
 # %% [markdown] lang="en"
@@ -152,9 +150,9 @@ Query heads of one group share their key and value head, so their KK, VV and KV 
 """
 
 # %%
-x_target, x_control = (by_head(qkv.q, qkv.k, qkv.v, d_head) for qkv in (target_qkv, control_qkv))
+x_target = by_head(target_qkv.q, target_qkv.k, target_qkv.v, d_head)  # [layer, head, sentence, 3 * d_head]
 sizes = (d_head, d_head, d_head)
-heads, heads_control = block_histograms(x_target, sizes), block_histograms(x_control, sizes)
+heads = block_histograms(x_target, sizes)
 pooled = block_histograms(target_qkv.joined(), target_qkv.sizes)
 
 step = {block: 1 if "Q" in block else group for block in BLOCKS}
@@ -206,7 +204,7 @@ print(f"QQ {share_within(n_query, d_head):.0%}   KK {share_within(n_key, d_head)
 
 # %% [markdown] lang="vi"
 r"""
-Trong ngoặc là số cặp của một đầu. Vậy biểu đồ gộp *không* phải là trung bình của biểu đồ các đầu: phần lớn các cặp của nó nối hai đầu khác nhau, mà tích vô hướng của attention không bao giờ ghép hai đầu khác nhau với nhau.
+Trong ngoặc là số cặp của một đầu. Vậy biểu đồ tần suất (histogram) gộp *không* phải là trung bình của biểu đồ các đầu: phần lớn các cặp của nó nối hai đầu attention khác nhau, còn tích vô hướng của attention không bao giờ ghép hai đầu như thế.
 
 Các cặp *giữa* các đầu có cười khác các cặp *trong* đầu không? Lấy số đếm của khối gộp trừ đi số đếm của mọi đầu là ra số đếm của các cặp giữa các đầu. **Ngưỡng đặt trước:** coi là khác nhau ở một tầng nếu hai chỉ số $S$ cách nhau hơn 0,05. Tầng 0 để riêng (bài 04).
 """
@@ -236,7 +234,7 @@ for block in ("QQ", "KK", "VV"):
 
 # %% [markdown] lang="vi"
 r"""
-Nếu gần như tầng nào cũng không khác, thì xét theo *cosine*, ranh giới giữa các đầu hầu như không thấy được: độ dời trung bình (mean offset) của hai chiều làm nên cosine của chúng, dù chúng cùng đầu hay khác đầu. Điều đó *không* có nghĩa là mọi đầu giống nhau: các đầu có thể khác nhau mà trung bình vẫn thế.
+Nếu gần như tầng nào cũng không khác, thì xét theo *cosine*, ranh giới giữa các đầu hầu như không thấy được: độ dời trung bình (mean offset) của từ, tức trung bình của mỗi chiều qua các lần xuất hiện của “ her”, làm nên cosine của hai chiều, dù chúng cùng đầu hay khác đầu. Điều đó *không* có nghĩa là mọi đầu giống nhau: các đầu có thể khác nhau mà trung bình vẫn thế.
 
 ## 3. Bản đồ nhiệt: $S$ theo đầu và theo tầng
 
@@ -245,7 +243,7 @@ Nếu gần như tầng nào cũng không khác, thì xét theo *cosine*, ranh g
 
 # %% [markdown] lang="en"
 r"""
-If they differ at almost no layer, then for the *cosine* the borders between heads are all but invisible: the mean offsets of two features make their cosine, be they of one head or of two. That does *not* mean that all heads are alike: heads may differ and their mean stay the same.
+If they differ at almost no layer, then for the *cosine* the borders between heads are all but invisible: the word's offset, the mean of each feature over the occurrences of " her", makes the cosine of two features, be they of one head or of two. That does *not* mean that all heads are alike: heads may differ and their mean stay the same.
 
 ## 3. Heat map: $S$ by head and layer
 
@@ -259,91 +257,105 @@ figure = plot_head_maps(
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi cột điểm ảnh là một tầng. Ở hai hình con (panel) bên phải, mỗi đầu K và V chỉ xuất hiện một lần. Số thứ tự của đầu không có ý nghĩa từ tầng này sang tầng khác: đừng đọc theo hàng ngang như đọc một đường cong.
+Mỗi cột điểm ảnh là một tầng. Ở hai hình con (panel) bên phải, mỗi đầu K và V chỉ xuất hiện một lần. Số thứ tự của đầu không có ý nghĩa từ tầng này sang tầng khác: một hàng ngang không phải là một đường cong.
 
 Hình này *không* cho biết sự khác nhau giữa các đầu lớn hơn ngẫu nhiên hay không. Một đầu chỉ có vài chục chiều: chọn bừa chừng ấy chiều thì $S$ cũng dao động.
 
 ## 4. Các đầu khác nhau thật, hay chỉ vì có ít chiều?
 
-Cần một mức nền (baseline) dành riêng cho câu hỏi này: xáo trộn (shuffle) thứ tự các chiều *trong* Q, trong K, trong V, rồi cắt thành các nhóm cùng kích thước. Mọi con số vẫn là của mô hình; chỉ ranh giới giữa các đầu là bịa ra. Ta cắt như thế 19 lần: nếu ranh giới không có ý nghĩa gì thì các đầu thật chỉ vượt *tất cả* 19 lần với xác suất 1/20.
+Cần một mức nền (baseline) dành riêng cho câu hỏi này: xáo trộn (shuffle) thứ tự các chiều *trong* Q, trong K, trong V, rồi cắt thành các nhóm cùng kích thước. Mọi con số vẫn là của mô hình; chỉ ranh giới giữa các đầu là bịa ra. Ta cắt như thế 19 lần. Nếu ranh giới không có ý nghĩa gì thì ở *một* tầng, các đầu thật vượt cả 19 lần với xác suất 1/20. Nhưng ta xem nhiều tầng: cứ 20 tầng lại có chừng một tầng như thế do may rủi.
 
-**Ngưỡng đặt trước.** Các đầu "khác nhau thật" ở một tầng nếu độ lệch chuẩn (standard deviation) của $S$ giữa các đầu thật lớn hơn ở *cả* 19 lần cắt. Trên toàn mô hình: đúng nếu điều đó xảy ra ở hơn một nửa số tầng (không kể tầng 0). Xét riêng khối QQ, với cosine và với hệ số tương quan (correlation coefficient).
+**Quy tắc đặt trước.** Các đầu thật *thắng* ở một tầng nếu độ lệch chuẩn (standard deviation) của $S$ giữa các đầu lớn hơn độ lệch chuẩn ấy của *mọi* lần cắt. Trên toàn mô hình, các đầu “khác nhau thật” nếu chúng thắng ở nhiều tầng (không kể tầng 0) đến mức riêng may rủi chỉ có dưới 5% khả năng cho ra chừng ấy, tính theo phân phối nhị thức (mỗi tầng 1/20, coi các tầng là độc lập). Xét riêng khối QQ, với cosine và với hệ số tương quan (correlation coefficient).
+
+Cắt tùy ý như vậy còn xé rời những cặp chiều mà bước xoay (rotary step) quay cùng nhau. Vì thế có thêm cách cắt thứ hai: mỗi chiều giữ nguyên chỗ *bên trong đầu* và đi cùng chiều kia của cặp, chỉ đổi từ đầu này sang đầu khác.
 
 **Dự đoán:** phép đo nào nhìn thấy ranh giới giữa các đầu rõ hơn?
 """
 
 # %% [markdown] lang="en"
 r"""
-Each column of pixels is a layer. In the two panels on the right each key and value head appears once. The number of a head means nothing from one layer to the next: do not read a row as a curve.
+Each column of pixels is a layer. In the two panels on the right each key and value head appears once. The number of a head means nothing from one layer to the next: a row is no curve.
 
 The figure does *not* say whether the heads differ by more than chance. A head has a few dozen features: $S$ of as many features picked blindly varies too.
 
 ## 4. Do heads really differ, or do they just have few features?
 
-That question needs its own baseline: shuffle the order of the features *within* Q, within K and within V, then cut into groups of the same size. All numbers are still the model's; only the borders between heads are made up. We cut 19 times: if borders meant nothing, the real heads would beat *all* 19 with probability 1/20.
+This needs its own baseline: shuffle the order of the features *within* Q, within K and within V, then cut into groups of the same size. All numbers are still the model's; only the borders between heads are made up. We cut 19 times. If borders meant nothing, the real heads would beat all 19 with probability 1/20 at *one* layer. But we look at many layers: about one in 20 would do so by chance.
 
-**Threshold, beforehand.** At a layer the heads "really differ" if the standard deviation of $S$ over the heads is larger than in all 19 cuts. For the whole model: true if that is so at more than half of the layers (layer 0 aside). For the block QQ, with the cosine and with the correlation.
+**Rule, beforehand.** The real heads *win* at a layer if the standard deviation of $S$ over the heads is larger than that of *every* cut. For the whole model the heads "really differ" if they win at so many layers (layer 0 aside) that chance gives as many with a probability below 5%, by the binomial distribution (1/20 a layer, layers taken as independent). For the block QQ, with the cosine and with the correlation.
+
+Such blind cuts also tear apart the pairs of features that the rotary step turns together. Hence a second kind of cut: each feature keeps its place *within the head* and its partner, and only changes from one head to another.
 
 **Predict:** which measure sees the borders between heads more clearly?
 """
 
 # %%
 n_cut, generator = 19, torch.Generator().manual_seed(0)
-large = n_cut * n_layer * n_query > 10_000  # then it takes minutes, and a progress bar helps
 
 
-def random_groups(qkv):
-    """Features shuffled within Q, K and V, then cut as if they were heads."""
-    parts = [part[..., torch.randperm(part.shape[-1], generator=generator)] for part in (qkv.q, qkv.k, qkv.v)]
-    return by_head(*parts, d_head)
+def random_groups(part, keep_place):
+    """Q, K or V with its features dealt out to made-up heads."""
+    n_head = part.shape[-1] // d_head
+    order = torch.randperm(part.shape[-1], generator=generator)
+    if keep_place:  # place j and its rotary partner j + d_head / 2 come from one head
+        source = torch.rand(n_head, d_head // 2, generator=generator).argsort(dim=0).repeat(1, 2)  # [head, place]
+        order = (source * d_head + torch.arange(d_head)).flatten()
+    return part[..., order]
 
 
-cuts = {measure: {block: [] for block in BLOCKS} for measure in heads}
-for _ in tqdm(range(n_cut), disable=not large):
-    for measure, histograms in block_histograms(random_groups(target_qkv), sizes).items():
-        for block, h in histograms.items():
-            cuts[measure][block].append(smile_index(h)[:, :: step[block]])
-cuts = {measure: {b: torch.stack(s) for b, s in blocks.items()} for measure, blocks in cuts.items()}
-print(tuple(cuts["cosine"]["QQ"].shape))
+def cut_smiles(keep_place):
+    """S of made-up heads: {measure: {block: [cut, layer, head]}}."""
+    runs = []
+    for _ in range(n_cut):
+        parts = (random_groups(part, keep_place) for part in (target_qkv.q, target_qkv.k, target_qkv.v))
+        runs.append(block_histograms(by_head(*parts, d_head), sizes))
+    return {m: {b: torch.stack([smile_index(run[m][b])[:, :: step[b]] for run in runs]) for b in BLOCKS} for m in heads}
+
 
 # %%
+cuts = {say("cắt tùy ý", "blind cuts"): cut_smiles(False), say("giữ chỗ trong đầu", "places kept"): cut_smiles(True)}
+print({kind: tuple(smiles_of["cosine"]["QQ"].shape) for kind, smiles_of in cuts.items()})
+
+# %%
+most = int(stats.binom.ppf(0.95, n_layer - 1, 1 / (n_cut + 1)))  # chance gives more with a probability below 5%
+mean = (n_layer - 1) / (n_cut + 1)
+print(say(f"riêng may rủi: trung bình {mean:.1f} tầng, 95% trường hợp không quá {most}",
+          f"chance alone: {mean:.1f} layers in the mean, at most {most} in 95% of the cases"))  # fmt: skip
 curves = {}
-for measure in heads:
-    real = smile_index(heads[measure]["QQ"]).std(dim=-1)  # [layer]
-    made_up = cuts[measure]["QQ"].std(dim=-1)  # [cut, layer]
-    curves[measure] = {
-        "real_heads": real,
-        "random_groups_mean": made_up.mean(dim=0),
-        "random_groups": made_up.amax(dim=0),
-    }
-    beaten = int((real > made_up.amax(dim=0))[1:].sum())
-    verdict = say("đúng", "holds") if 2 * beaten > n_layer - 1 else say("sai", "fails")
-    ratio = (real / made_up.mean(dim=0))[1:].median()
-    print(f"{label(measure):26s} {verdict:6s} {beaten} / {n_layer - 1} {label('layers')}   x{ratio:.1f}")
+for kind, smiles_of in cuts.items():
+    for measure in heads:
+        real = smile_index(heads[measure]["QQ"]).std(dim=-1)  # [layer]
+        made_up = smiles_of[measure]["QQ"].std(dim=-1)  # [cut, layer]
+        beaten = int((real > made_up.amax(dim=0))[1:].sum())
+        verdict = label("verdict_holds" if beaten > most else "verdict_fails")
+        ratio = (real / made_up.mean(dim=0))[1:].median()
+        print(f"{kind:18s}{label(measure):26s}{verdict:6s}{beaten:3d} / {n_layer - 1} {label('layers')}   ×{ratio:.1f}")
+        rest = {"random_groups_mean": made_up.mean(dim=0), "random_groups": made_up.amax(dim=0)}
+        curves.setdefault(measure, {"real_heads": real, **rest})  # the figure shows the blind cuts
 figure = plot_depth(curves, "spread_over_heads", title=f"{model.provenance} · QQ")
 
 # %% [markdown] lang="vi"
 r"""
-Kích thước `[lần cắt, tầng, đầu]`; rồi với mỗi phép đo: phán quyết, con số quyết định (hơn nửa một chút và gần hết đều được ghi "đúng", nên hãy đọc cả con số), tức là số tầng mà các đầu thật vượt cả 19 lần cắt, và trung vị (median) của tỉ số giữa độ lệch chuẩn của các đầu thật với trung bình của các nhóm ngẫu nhiên.
+Kích thước ở trên là `[lần cắt, tầng, đầu]`. Dòng đầu cho biết riêng may rủi thì thắng ở bao nhiêu tầng. Mỗi dòng sau gồm: phán quyết; số tầng mà các đầu thật vượt cả 19 lần cắt; và tỉ số, lấy trung vị (median) qua các tầng, giữa độ lệch chuẩn của các đầu thật và trung bình của các nhóm ngẫu nhiên. Phán quyết chỉ cho biết *có* khác hay không; con số mới cho biết khác *nhiều hay ít*.
 
 Đường màu là các đầu thật, đường đen là trung bình của các nhóm ngẫu nhiên, đường nét đứt là lần cắt có độ lệch chuẩn lớn nhất. Khoảng cách từ 0 đến đường đen là phần dao động mà *bất kỳ* cách chia nhóm nào cũng có. Hình này *không* cho biết đầu nào làm việc gì.
 
 ## 5. Phép gộp đã che điều gì: một tầng, từng đầu
 
-Ta lấy tầng ở một phần mười chiều sâu, như ở bài 04. Mỗi điểm là một đầu, với khoảng tin cậy jackknife 95% (bỏ lần lượt từng câu); đường nét đứt là giá trị gộp; dải xám là 90% ở giữa của các nhóm ngẫu nhiên. Hai thứ ấy đo hai loại bất định khác nhau: khoảng jackknife cho biết $S$ của đầu ấy thay đổi bao nhiêu nếu chọn *câu* khác, dải xám cho biết nó thay đổi bao nhiêu nếu chọn *chiều* khác.
+Ta lấy tầng ở một phần mười chiều sâu, như ở bài 04. Mỗi điểm là một đầu, với khoảng tin cậy jackknife 95% (bỏ lần lượt từng câu); đường nét đứt là giá trị gộp; dải xám là 90% ở giữa của các nhóm ngẫu nhiên. Khoảng jackknife cho biết $S$ của đầu ấy thay đổi bao nhiêu nếu chọn *câu* khác, dải xám cho biết nó thay đổi bao nhiêu nếu chọn *chiều* khác.
 
 **Dự đoán.** Bao nhiêu khoảng không chứa giá trị gộp? Bao nhiêu điểm nằm ngoài dải xám?
 """
 
 # %% [markdown] lang="en"
 r"""
-The shape is `[cut, layer, head]`; then for each measure: the verdict and the figure that decides (barely more than half and nearly all are both "holds", so read the figure too), that is, the layers at which the real heads beat all 19 cuts, and the median ratio of the real heads' standard deviation to the mean of the random groups.
+The shapes are `[cut, layer, head]`. Then: at how many layers chance alone would win. Each line after it: the verdict; the layers at which the real heads beat all 19 cuts; and the ratio, median over the layers, of the real heads' standard deviation to the mean of the random groups. The verdict only says *that* they differ; the figures say *by how much*.
 
 The coloured line is the real heads, the black one the mean of the random groups, the dashed one the cut with the largest standard deviation. From 0 up to the black line is variation that *any* grouping would have. The figure does *not* say which head does what.
 
 ## 5. What pooling hid: one layer, head by head
 
-We take the layer at a tenth of the depth, as in notebook 04. Each dot is a head, with the 95% jackknife interval over the sentences; the dashed line is the pooled value; the grey band is the middle 90% of the random groups. The two measure different uncertainties: the interval says how far $S$ of that head would move with other *sentences*, the band how far with other *features*.
+We take the layer at a tenth of the depth, as in notebook 04. Each dot is a head, with the 95% jackknife interval over the sentences; the dashed line is the pooled value; the grey band is the middle 90% of the random groups. The interval says how far $S$ of that head would move with other *sentences*, the band how far with other *features*.
 
 **Predict.** How many intervals miss the pooled value? How many dots lie outside the grey band?
 """
@@ -368,30 +380,38 @@ for block, interval in intervals.items():
     values = interval.estimate
     print(
         f"{block}  {label('pooled')} {pooled_smile[block]:+.2f}   {label('head_mean')} {values.mean():+.2f}   "
-        f"min {values.min():+.2f}  max {values.max():+.2f}   ± {interval.standard_error.mean():.2f}"
+        f"{say('từ', 'from')} {values.min():+.2f} {say('đến', 'to')} {values.max():+.2f}   "
+        f"± {interval.standard_error.mean():.2f}"
     )
 
 # %%
-bands = {block: cuts["cosine"][block][:, layer].flatten() for block in intervals}
+off = (smile_index(pooled["cosine"]["QQ"]) - smile["QQ"].mean(dim=-1))[1:].abs()  # [layer - 1]
+print(f"QQ  |{label('pooled')} − {label('head_mean')}| ≤ {off.max():.2f}  ({n_layer - 1} {label('layers')})")
+blind = next(iter(cuts.values()))["cosine"]
+bands = {block: blind[block][:, layer].flatten() for block in intervals}
 figure = plot_heads(intervals, pooled_smile, bands, title=f"{model.provenance} · {label('layer')} {layer}")
 
 # %% [markdown] lang="vi"
 r"""
-Số sau ± là sai số chuẩn (standard error) jackknife, trung bình theo các đầu. Giá trị gộp gần bằng trung bình của các đầu, nên *một mình nó* không cho thấy các đầu tản rộng đến đâu.
+Số sau ± là sai số chuẩn (standard error) jackknife, trung bình theo các đầu. Giá trị gộp gần bằng trung bình của các đầu (dòng cuối: ở mọi tầng từ 1 trở đi), nên *một mình nó* không cho thấy các đầu tản rộng đến đâu.
 
-Hình này *không* phải là một loạt phép kiểm định: các khoảng không hiệu chỉnh cho việc xem nhiều đầu cùng lúc, các đầu dùng chung những câu ấy, và giá trị gộp cũng chứa chính đầu đang xét. Một điểm nằm trong dải xám, dù khoảng jackknife của nó không chạm đường gộp, chỉ cho biết rằng những chiều *ấy* khác trung bình; một nhóm chọn bừa cũng thường khác như thế.
+Hình này *không* phải là một loạt phép kiểm định: các khoảng chưa được hiệu chỉnh theo số đầu được xét, các đầu dùng chung những câu ấy, và giá trị gộp cũng chứa chính đầu đang xét. Một điểm nằm trong dải xám, dù khoảng jackknife của nó không chạm đường gộp, chỉ cho biết rằng những chiều *ấy* khác trung bình; một nhóm chọn bừa cũng thường khác như thế. Cũng đừng vội giải thích vì sao đầu này cười rõ nhất, đầu kia cười kém nhất: hai cực trị của nhiều đầu thì bao giờ cũng khác nhau, kể cả với nhóm ngẫu nhiên.
+
+$S$ cũng không nói gì về việc một đầu có ích hay không: muốn biết phải can thiệp (intervention) vào chính đầu ấy, điều mà học phần này không làm. Bài 09 can thiệp vào độ dời, không tách riêng từng đầu.
 
 ### Bài tập 8.3
 Gán vào `heads_outside` danh sách số thứ tự của các đầu Q mà khoảng jackknife của $S$ ở khối QQ *không chứa* giá trị gộp, tại tầng này.
 
-*Gợi ý:* `intervals["QQ"].low` và `.high`, mỗi thứ một số cho mỗi đầu.
+*Gợi ý:* `intervals["QQ"].low` và `.high` là hai mảng, mỗi mảng có một số cho mỗi đầu.
 """
 
 # %% [markdown] lang="en"
 r"""
-The number after ± is the jackknife standard error, its mean over the heads. The pooled value is close to the mean of the heads, so *by itself* it does not show how widely they scatter.
+The number after ± is the jackknife standard error, its mean over the heads. The pooled value is close to the mean of the heads (last line: at every layer from 1 on), so *by itself* it does not show how widely they scatter.
 
-The figure is *no* series of tests: the intervals are not corrected for looking at many heads, the heads share the same sentences, and the pooled value contains the very head it is compared with. A dot within the grey band whose interval misses the pooled line only says that *those* features differ from the mean; a group picked blindly often does so too.
+The figure is *no* series of tests: the intervals are not corrected for the number of heads looked at, the heads share the same sentences, and the pooled value contains the very head it is compared with. A dot within the grey band whose interval misses the pooled line only says that *those* features differ from the mean; a group picked blindly often does so too. Nor should you explain the most and the least smiling head: the extremes of many heads always differ, of random groups too.
+
+And $S$ says nothing about whether a head is of use: that takes an intervention on that very head, which this course does not make. Notebook 09 intervenes on the offset, not on single heads.
 
 ### Exercise 8.3
 Put into `heads_outside` the list of the numbers of the query heads whose jackknife interval of $S$ in the block QQ does *not contain* the pooled value, at this layer.
@@ -415,48 +435,6 @@ low, high = bands["QQ"].quantile(0.05), bands["QQ"].quantile(0.95)
 beyond = ((qq.estimate < low) | (qq.estimate > high)).nonzero().flatten().tolist()
 print(heads_outside, say("ngoài dải xám:", "outside the grey band:"), beyond)
 
-# %% [markdown] lang="vi"
-r"""
-## 6. Đầu cười rõ nhất và đầu cười kém nhất
-
-Chọn theo quy tắc, không chọn theo mắt: đầu có $S$ lớn nhất và đầu có $S$ nhỏ nhất ở khối QQ, tại tầng ấy. Đường đen là token đối chứng (control token) ở cùng đầu.
-
-**Dự đoán.** Đầu cười kém nhất của token đích (target token) trông giống hình chuông, hình phẳng, hay vẫn là một nụ cười?
-"""
-
-# %% [markdown] lang="en"
-r"""
-## 6. The most and the least smiling head
-
-Chosen by a rule, not by eye: the heads with the largest and the smallest $S$ in the block QQ at that layer. The black line is the control token in the same head.
-
-**Predict.** Does the least smiling head of the target look like a bell, flat, or still like a smile?
-"""
-
-# %%
-chosen = [int(smile["QQ"][layer].argmax()), int(smile["QQ"][layer].argmin())]
-target_layer, control_layer = (block_histograms(x[layer], sizes)["cosine"] for x in (x_target, x_control))
-smile_control = smile_index(heads_control["cosine"]["QQ"])[layer]
-for head in chosen:
-    print(f"{label('head')} {head}  QQ  {smile['QQ'][layer, head]:+.2f}  {label('control')} {smile_control[head]:+.2f}")
-figure = plot_head_blocks(
-    target_layer, chosen, control=control_layer, title=f"{model.provenance} · {label('layer')} {layer}"
-)
-
-# %% [markdown] lang="vi"
-r"""
-Hai cực trị chọn từ nhiều đầu thì *luôn* trông khác nhau, kể cả với các nhóm ngẫu nhiên: đừng kết luận từ hai hàng này mà không nhìn dải xám ở mục 5. Mỗi biểu đồ có ít cặp nên lởm chởm. Và $S$ không nói gì về việc đầu ấy có ích hay không: muốn biết phải can thiệp (intervention), ở bài 09.
-
-(Muốn thấy kết quả trên GPT-2, nơi mỗi đầu Q có đầu K và V riêng, hãy chạy bài này khi có kết nối tới Hub.)
-"""
-
-# %% [markdown] lang="en"
-r"""
-Two extremes out of many heads *always* look different, of random groups too: conclude nothing from these rows without the grey band of section 5. Each histogram has few pairs, hence its jagged outline. And $S$ says nothing about whether a head is of use: that takes an intervention (notebook 09).
-
-(What GPT-2 gives, where each query head has a key and a value head of its own, is to be seen when you run this notebook with the Hub.)
-"""
-
 # %%
 for block in ("KK", "VV", "KV"):  # sanity check: heads that share a key head are copies, and no pair is lost
     counts = heads["cosine"][block].counts.unflatten(1, (n_key, group))  # [layer, key head, copy, bins]
@@ -474,20 +452,20 @@ r"""
 1. Trong GQA, ba đầu Q dùng chung một đầu K. Vì sao không được đếm KK của chúng ba lần?
 2. Vì sao biểu đồ gộp không phải là trung bình của các biểu đồ từng đầu?
 3. Khoảng jackknife của một đầu không chứa giá trị gộp, nhưng điểm của nó nằm trong dải xám. Bạn kết luận gì?
-4. Vì sao cần đúng 19 lần cắt ngẫu nhiên để nói "1/20"?
+4. Ở một tầng, các đầu thật vượt cả 19 lần cắt. Đó đã là bằng chứng chưa? Còn nếu vượt ở một nửa số tầng?
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Đó là cùng một đầu K, cùng những con số; đếm ba lần là làm cho bằng chứng trông dày gấp ba.
-2. Phần lớn các cặp của khối gộp nối hai đầu khác nhau và không nằm trong biểu đồ của đầu nào.
+1. Đó là cùng một đầu K, cùng những con số; đếm ba lần là làm cho bằng chứng trông nhiều gấp ba.
+2. Phần lớn các cặp của khối gộp nối hai đầu attention khác nhau và không nằm trong biểu đồ của đầu nào.
 3. Chọn câu khác thì đầu ấy vẫn khác giá trị gộp; nhưng một nhóm chiều chọn bừa cũng thường khác như vậy, nên chưa phải bằng chứng về *ranh giới giữa các đầu*.
-4. Nếu ranh giới không có ý nghĩa, 20 cách chia (một thật, 19 bịa) có vai trò như nhau, nên cách thật lớn nhất với xác suất 1/20.
+4. Nếu ranh giới không có ý nghĩa, 20 cách chia (một thật, 19 bịa) có vai trò như nhau, nên ở mỗi tầng cách thật đứng đầu với xác suất 1/20. Xem hàng chục tầng thì một hai tầng như thế là chuyện thường; một nửa số tầng thì may rủi hầu như không bao giờ cho ra.
 </details>
 
 ## Tóm tắt
 - Cắt thành từng đầu là đổi kích thước, không tính thêm gì; với GQA, phải biết đầu nào đi với đầu nào, và không đếm bản sao.
 - Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), các cặp trong một đầu và các cặp giữa hai đầu cười gần như nhau; giá trị gộp gần bằng trung bình của các đầu nhưng che độ phân tán (spread) của chúng.
-- Một phần đáng kể của độ phân tán ấy là do mỗi đầu có ít chiều: hãy so với nhóm ngẫu nhiên trước khi nói "đầu này đặc biệt". Phán quyết ở mục 4 cho biết phần còn lại có thật hay không, với từng phép đo.
+- Một phần đáng kể của độ phân tán ấy là do mỗi đầu có ít chiều: hãy so với nhóm ngẫu nhiên trước khi nói “đầu này đặc biệt”. Cũng trên mô hình ấy, phần còn lại là thật: các đầu thật thắng ở nhiều tầng hơn hẳn mức may rủi, với cả hai phép đo và cả hai cách cắt (mục 4).
 
 ## Tài liệu
 - J. Ainslie và cộng sự, *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 (arXiv:2305.13245).
@@ -502,20 +480,20 @@ r"""
 1. In GQA three query heads share a key head. Why must their KK not be counted three times?
 2. Why is the pooled histogram not the mean of the heads' histograms?
 3. A head's jackknife interval misses the pooled value, but its dot lies in the grey band. What do you conclude?
-4. Why does "1/20" need exactly 19 random cuts?
+4. At one layer the real heads beat all 19 cuts. Is that evidence? And if they do so at half of the layers?
 
 <details><summary>Short answers</summary>
 
-1. It is one key head, the same numbers; counting it three times makes the evidence look three times as thick.
+1. It is one key head, the same numbers; counting it three times makes it look like three times the evidence.
 2. Most pairs of the pooled block join two different heads and are in no head's histogram.
 3. With other sentences that head would still differ from the pooled value; but a group of features picked blindly often does too, so it is no evidence about the *borders between heads*.
-4. If borders mean nothing, the 20 groupings (one real, 19 made up) are on a par, so the real one is the largest with probability 1/20.
+4. If borders mean nothing, the 20 groupings (one real, 19 made up) are on a par, so at each layer the real one is the largest with probability 1/20. Among dozens of layers one or two of that kind are nothing unusual; half of the layers is what chance hardly ever gives.
 </details>
 
 ## Summary
 - Cutting into heads is a change of shape and computes nothing new; with GQA one must know which heads belong together, and count no copies.
 - On SmolLM2-135M (the model of the stored outputs) pairs within a head and pairs across heads smile nearly alike; the pooled value is close to the mean of the heads but hides their scatter.
-- A considerable part of that scatter comes from the few features of each head: compare with random groups before calling a head special. The verdict of section 4 says whether the rest is real, for each measure.
+- A considerable part of that scatter comes from the few features of each head: compare with random groups before calling a head special. On the same model the rest is real: the heads win at far more layers than chance gives, with both measures and both kinds of cut (section 4).
 
 ## References
 - J. Ainslie et al., *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 (arXiv:2305.13245).
