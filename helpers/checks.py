@@ -356,6 +356,18 @@ def _smile_index(smile_index):
         return "S phải nằm trong [-1, 1]: chia cho tổng số đếm", "S lies in [-1, 1]: divide by the sum of the counts"
     if np.allclose(answer, ends):
         return "đây mới là tỉ lệ ở hai đầu: còn phần giữa?", "that is the share at the ends: and the middle?"
+    total = counts.sum(-1).double()  # [layer]
+    if np.allclose(answer * total.sum() / total, ends - centre):
+        return (
+            "mỗi hàng chia cho tổng của chính nó: cộng theo trục cuối thôi",
+            "each row is divided by its own sum: add along the last axis only",
+        )
+    for edge in (edges[1:].abs(), edges[:-1].abs()):  # [bins], in place of the middle
+        if np.allclose(answer * total, counts[:, edge > 0.8].sum(-1) - counts[:, edge < 0.2].sum(-1)):
+            return (
+                "xét điểm giữa của mỗi khoảng chia, không phải mép",
+                "it is the middle of a bin that counts, not an edge",
+            )
     if not np.allclose(answer, ends - centre):
         return "chưa đúng: đã tính cả hai đầu, gần +1 và gần −1, chưa?", "not right: are both ends in it, +1 and −1?"
     return None
@@ -411,6 +423,12 @@ def _shuffle_columns(shuffle_columns):
         return "một cột không còn giữ các giá trị của nó", "a column does not keep its own values"
     if torch.equal(answer, x):
         return "không có gì bị xáo trộn", "nothing was shuffled"
+    again = _result(shuffle_columns, given, torch.Generator().manual_seed(3))
+    if not torch.equal(_tensor(again, 8, 5), answer):
+        return (
+            "cùng một hạt giống mà hai lần khác nhau: hãy dùng generator được đưa vào",
+            "the same seed gave two results: use the generator that is passed in",
+        )
     order = (answer - x[0]) / 5  # [token, feature]: where each value came from
     if all(torch.equal(order[:, 0], order[:, j]) for j in range(5)):
         return (
@@ -422,7 +440,7 @@ def _shuffle_columns(shuffle_columns):
 
 @_exercise("5.2")
 def _n_needed(n):
-    n = _whole(n)
+    n = _whole(round(_number(n), 9))  # 1 + 1 / 0.05**2 is a rounding error away from a whole number
     if n == 400:
         return "gần đúng: độ lệch chuẩn là 1/sqrt(n - 1)", "close: the standard deviation is 1/sqrt(n - 1)"
     if n > 401:
@@ -468,23 +486,37 @@ def _partial_centre(partial_centre):
 
 
 @_exercise("6.2")
-def _a_closed(a, x, sizes):
-    a = _number(a)
-    if abs(a * 20 - round(a * 20)) > 1e-6 or not 0 <= a <= 1:
-        return "a phải là bội của 0,05, từ 0 đến 1", "a must be a step of 0.05 between 0 and 1"
-
-    def smile(share):
-        y = x - share * x.mean(dim=-2, keepdim=True)
-        h = block_histograms(y, sizes, measures="cosine")["cosine"]["QQ"]
-        return float(_smile(h.counts.cpu(), h.edges.cpu()))
-
-    if smile(a) >= 0:
+def _split(split):
+    x = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 2  # [token, feature]
+    word = torch.tensor([30, 4, 30, 30, 4, 11, 30])
+    parts = _result(split, x.clone(), word.clone())
+    if not isinstance(parts, (tuple, list)) or len(parts) != 3:
+        raise _expected("ba tensor: common, own, context", "three tensors: common, own, context", parts)
+    missing = [name for name, part in zip(("common", "own", "context"), parts) if _is_open(part)]
+    if missing:
+        return f"còn thiếu {missing[0]}", f"{missing[0]} is still missing"
+    common, own, context = (_tensor(part, *shape).numpy() for part, shape in zip(parts, [(3,), (7, 3), (7, 3)]))
+    rows = {w: x.numpy()[word.numpy() == w] for w in (30, 4, 11)}
+    of_word = np.stack([rows[w].mean(axis=0) for w in word.tolist()])  # [token, feature]
+    if np.allclose(common, np.mean([values.mean(axis=0) for values in rows.values()], axis=0)):
         return (
-            f"với a = {a:.2f}, S = {smile(a):+.2f}, chưa âm",
-            f"at a = {a:.2f}, S = {smile(a):+.2f}, not yet negative",
+            "common: mỗi token tính một lần, không phải mỗi từ một lần",
+            "common: every token counts once, not every word once",
         )
-    if a > 0 and smile(a - 0.05) < 0:
-        return f"ở a = {a:.2f}, S đã âm từ trước rồi", f"at a = {a:.2f}, S has been negative for a while already"
+    if not np.allclose(common, x.numpy().mean(axis=0)):
+        return "common phải là trung bình trên mọi token", "common must be the mean over all tokens"
+    if np.allclose(own, of_word):
+        return (
+            "own vẫn còn chứa phần mà từ nào cũng có",
+            "own still contains what every word has",
+        )
+    if not np.allclose(own, of_word - common):
+        return (
+            "own phải như nhau ở mọi lần xuất hiện của một từ, và chỉ do các lần ấy quyết định",
+            "own must be the same at every occurrence of a word, and depend on those occurrences alone",
+        )
+    if not np.allclose(common + own + context, x.numpy()):
+        return "ba phần cộng lại chưa bằng x", "the three parts do not add up to x yet"
     return None
 
 
@@ -668,35 +700,33 @@ def _heads_outside(heads, interval, pooled):
     return "chưa đúng: so cả hai đầu mút với giá trị gộp", "not right: compare both ends with the pooled value"
 
 
-# ---- 09 is_the_offset_a_code ---------------------------------------------------------------------
+# ---- 09 what_the_offset_does ---------------------------------------------------------------------
 
 
 @_exercise("9.1")
-def _random_like(random_like):
+def _swap_offset(swap_offset):
     generator = torch.Generator().manual_seed(0)
-    offset = torch.randn(3, 6, generator=generator) * torch.tensor([1.0, 1, 5, 5, 9, 9])  # [layer, head * d_head]
-
-    def draw():
-        return _tensor(_result(random_like, offset.clone(), 2, torch.Generator().manual_seed(1)), 3, 6)
-
-    answer = draw()
-    norms, wanted = (x.view(3, 3, 2).norm(dim=-1) for x in (answer, offset.double()))
-    if not np.allclose(norms, wanted, rtol=1e-4):
-        if np.allclose(answer.norm(dim=-1), offset.norm(dim=-1), rtol=1e-4):
-            return (
-                "độ dài toàn vector đã đúng, nhưng ở từng đầu thì chưa: hãy tách thành các đầu trước khi lấy chuẩn",
-                "right length over all, but not in each head: cut into heads before taking norms",
-            )
-        return "chuẩn ở từng đầu phải bằng chuẩn của offset", "the norm in each head must be that of the offset"
-    if not torch.equal(answer, draw()):
-        return "cùng một generator phải cho cùng một vector", "the same generator must give the same vector"
-    cosines = (answer * offset).view(3, 3, 2).sum(-1) / wanted**2
-    if np.allclose(cosines.abs(), 1, atol=1e-3):
+    x, mine, other = (torch.randn(2, n, 3, dtype=torch.float64, generator=generator) for n in (4, 6, 5))
+    answer = _tensor(_result(swap_offset, x.clone(), mine.clone(), other.clone()), 2, 4, 3)
+    m, o, own = (part.numpy().mean(axis=1, keepdims=True) for part in (mine, other, x))
+    x = x.numpy()
+    if np.allclose(answer, x - m + o):
+        return None
+    if np.allclose(answer, x - own + o):
         return (
-            "hướng vẫn là hướng của offset: lấy hướng ngẫu nhiên",
-            "the direction is still that of the offset: draw one",
+            "đừng lấy trung bình của chính các câu đang đo: độ dời của từ là trung bình của mine",
+            "not the mean of the very sentences measured: the word's offset is the mean of mine",
         )
-    return None
+    if np.allclose(answer, x + m - o):
+        return "ngược chiều: bỏ độ dời nào, thêm độ dời nào?", "the wrong way round: which offset goes, which comes?"
+    if np.allclose(answer, x - m) or np.allclose(answer, x + o):
+        return "mới được một nửa: một độ dời ra, một độ dời vào", "half of it: one offset goes out, the other comes in"
+    if np.allclose(answer, np.broadcast_to(o, x.shape)):
+        return "độ lệch của x phải còn nguyên", "the deviations of x must stay"
+    return (
+        "trung bình lấy trên trục nào? x, mine, other: [layer, sentence, feature]",
+        "a mean over which axis? [layer, sentence, feature]",
+    )
 
 
 @_exercise("9.2")
@@ -714,7 +744,10 @@ def _added(added):
     return "so với số hạng thứ hai của công thức ở trên", "compare with the last term of the formula above"
 
 
-@_exercise("9.3")
+# ---- 10 same_model_other_histogram ---------------------------------------------------------------
+
+
+@_exercise("10.1")
 def _gauge(gauge):
     generator = torch.Generator().manual_seed(0)
     q, k, m = (torch.randn(4, 4, dtype=torch.float64, generator=generator) for _ in range(3))
@@ -733,10 +766,39 @@ def _gauge(gauge):
     return None
 
 
-# ---- 10 your_own_study ---------------------------------------------------------------------------
+@_exercise("10.2")
+def _pair_share(pair_share):
+    x = torch.randn(7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + torch.arange(6)
+    answer = _tensor(_result(pair_share, x.clone(), 3), 3)
+    mean, energy = x.numpy().mean(axis=0) ** 2, (x.numpy() ** 2).mean(axis=0)
+
+    def share(first, second):
+        return (mean[first] + mean[second]) / (energy[first] + energy[second])
+
+    if np.allclose(answer, share(slice(0, 3), slice(3, 6))):
+        return None
+    if np.allclose(answer, share(slice(0, 6, 2), slice(1, 6, 2))):
+        return (
+            "chiều i đi cùng chiều i + half, không phải với chiều bên cạnh",
+            "i goes with i + half, not with its neighbour",
+        )
+    if np.allclose(answer, (mean / energy)[:3]) or np.allclose(answer, (mean / energy).reshape(2, 3).mean(axis=0)):
+        return (
+            "cộng năng lượng của hai chiều trước, rồi mới chia",
+            "first add the energies of both features, then divide",
+        )
+    if np.allclose(answer**2, share(slice(0, 3), slice(3, 6))):
+        return "năng lượng là bình phương: bỏ căn bậc hai", "energy is a square: no square root"
+    return (
+        "tử: bình phương của trung bình; mẫu: trung bình của bình phương",
+        "above: the mean, squared; below: the mean of squares",
+    )
 
 
-@_exercise("10.1")
+# ---- 11 your_own_study ---------------------------------------------------------------------------
+
+
+@_exercise("11.1")
 def _last_of_word(last_of_word):
     cases = [
         ([5, 7, 1, 2, 7, 9], (2, 7), 4),
@@ -764,7 +826,7 @@ def _last_of_word(last_of_word):
     return None
 
 
-@_exercise("10.2")
+@_exercise("11.2")
 def _share_of_bias(share_of_bias):
     bias, rest = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     offset = bias + rest

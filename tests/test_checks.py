@@ -18,9 +18,6 @@ X = torch.tensor(
 )  # [token, feature]
 
 
-OFFSET = torch.randn(40, 60, generator=torch.Generator().manual_seed(5)) + 5  # [token, feature]
-
-
 def peaked(at):
     """Histograms `{"cosine": ...}` of 3 layers whose QQ smile is largest at layer `at`."""
     x = torch.randn(3, 40, 6, generator=torch.Generator().manual_seed(1))
@@ -54,6 +51,17 @@ def swallows_the_error(module, x):
 
 def flat_cut(fused, n_head):
     return fused.chunk(3, dim=-1)[0]
+
+
+def of_words(x, word):
+    """The word's own part and the context, by one product: `[token, feature]` each."""
+    same = (word[:, None] == word).to(x)  # [token, token]
+    mean = same @ x / same.sum(1, keepdim=True)
+    return mean - x.mean(0), x - mean
+
+
+def words_once(x, word):
+    return torch.stack([x[word == w].mean(0) for w in word.unique()]).mean(0)
 
 
 MISTAKES = [
@@ -102,9 +110,18 @@ MISTAKES = [
     ("5.3", (lambda x, generator: -x,), "cùng một dấu|same sign"),
     ("6.1", (lambda x, a: x - a * x.mean(dim=-1, keepdim=True),), "trục token|token axis"),
     ("6.1", (lambda x, a: x - x.mean(dim=-2, keepdim=True),), "a = 0.0"),
-    ("6.2", (0.0, OFFSET, (20, 20, 20)), "chưa âm|not yet negative"),
-    ("6.2", (1.0, OFFSET, (20, 20, 20)), "đã âm|already"),
-    ("6.2", (0.33, OFFSET, (20, 20, 20)), "0,05|0.05"),
+    ("6.2", (lambda x, word: (x.mean(0), x - x.mean(0)),), "ba tensor|three tensors"),
+    ("6.2", (lambda x, word: (x.mean(0), ..., ...),), "thiếu own|own is still missing"),
+    ("6.2", (lambda x, word: (x.mean(1), *of_words(x, word)),), r"\(7,\).*\(3,\)"),
+    ("6.2", (lambda x, word: (words_once(x, word), *of_words(x, word)),), "mỗi từ một lần|not every word once"),
+    ("6.2", (lambda x, word: (0 * x[0], *of_words(x, word)),), "mọi token|all tokens"),
+    (
+        "6.2",
+        (lambda x, word: (x.mean(0), of_words(x, word)[0] + x.mean(0), of_words(x, word)[1]),),
+        "từ nào|every word",
+    ),
+    ("6.2", (lambda x, word: (x.mean(0), x - x.mean(0), 0 * x),), "mọi lần xuất hiện|every occurrence"),
+    ("6.2", (lambda x, word: (x.mean(0), of_words(x, word)[0], x - x.mean(0)),), "cộng lại|add up"),
     ("6.3", (lambda x: (x @ x.T).trace() ** 2 / (x @ x.T).square().sum(),), "độ dài|length"),
     ("6.3", (lambda x: 1.0,), "ví dụ nhỏ|small example"),
 ]
@@ -128,6 +145,7 @@ RIGHT = [
     ("5.2", (401,)),
     ("5.3", (lambda x, generator: torch.where(torch.rand(len(x), 1, generator=generator) > 0.5, x, -x),)),
     ("6.1", (lambda x, a: torch.lerp(x, x - x.mean(dim=-2, keepdim=True), torch.tensor(a, dtype=x.dtype)),)),
+    ("6.2", (lambda x, word: [x.mean(0).numpy(), *of_words(x, word)],)),
     (
         "6.3",
         (
@@ -152,7 +170,7 @@ def test_an_open_exercise_is_said_to_be_open(language, number, answer):
     assert not right and re.search("chưa làm|not done", said)
 
 
-@pytest.mark.parametrize("number", ["1.1", "1.3", "2.1", "3.3", "4.1", "5.1", "5.3", "6.1", "6.3"])
+@pytest.mark.parametrize("number", ["1.1", "1.3", "2.1", "3.3", "4.1", "5.1", "5.3", "6.1", "6.2", "6.3"])
 def test_a_function_that_still_returns_the_dots_is_open(language, number):
     right, said = verdict(number, lambda *arguments: ...)
     assert not right and re.search("chưa làm|not done", said)

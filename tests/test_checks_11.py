@@ -1,4 +1,4 @@
-"""Feedback on the exercises of notebook 10: right answers pass, typical mistakes get their own hint."""
+"""Feedback on the exercises of notebook 11: right answers pass, typical mistakes get their own hint."""
 
 import re
 
@@ -37,15 +37,15 @@ def invented(ids, pieces):
 
 
 MISTAKES = [
-    ("10.1", first_of_word, "token đầu|first token"),
-    ("10.1", by_id_alone, "đúng id|right id"),
-    ("10.1", last_occurrence, r"\[3, 4, 9, 3, 4\].*(đúng id|right id)"),
-    ("10.1", invented, r"\[2, 1, 7\].*(chưa đúng|not right)"),
-    ("10.1", lambda ids, pieces: len(ids), "chưa đúng|not right"),
-    ("10.2", lambda bias, offset: bias.norm() / offset.norm(), "độ dài|lengths"),
-    ("10.2", lambda bias, offset: bias @ bias / (offset @ offset), "độ dài|lengths"),
-    ("10.2", lambda bias, offset: bias @ offset / (bias.norm() * offset.norm()), "cosine"),
-    ("10.2", lambda bias, offset: bias @ offset / (bias @ bias), "cộng thành|add up to"),
+    ("11.1", first_of_word, "token đầu|first token"),
+    ("11.1", by_id_alone, "đúng id|right id"),
+    ("11.1", last_occurrence, r"\[3, 4, 9, 3, 4\].*(đúng id|right id)"),
+    ("11.1", invented, r"\[2, 1, 7\].*(chưa đúng|not right)"),
+    ("11.1", lambda ids, pieces: len(ids), "chưa đúng|not right"),
+    ("11.2", lambda bias, offset: bias.norm() / offset.norm(), "độ dài|lengths"),
+    ("11.2", lambda bias, offset: bias @ bias / (offset @ offset), "độ dài|lengths"),
+    ("11.2", lambda bias, offset: bias @ offset / (bias.norm() * offset.norm()), "cosine"),
+    ("11.2", lambda bias, offset: bias @ offset / (bias @ bias), "cộng thành|add up to"),
 ]
 
 
@@ -56,15 +56,15 @@ def test_a_typical_mistake_gets_its_own_hint(language, number, answer, hint):
 
 
 RIGHT = [
-    ("10.1", last_of_word),
+    ("11.1", last_of_word),
     (
-        "10.1",
+        "11.1",
         lambda ids, pieces: next(
             (i for i in range(len(ids)) if tuple(ids[max(0, i + 1 - len(pieces)) : i + 1]) == pieces), None
         ),
     ),
-    ("10.2", lambda bias, offset: bias @ offset / (offset @ offset)),
-    ("10.2", lambda bias, offset: float((bias * offset).sum() / offset.square().sum())),
+    ("11.2", lambda bias, offset: bias @ offset / (offset @ offset)),
+    ("11.2", lambda bias, offset: float((bias * offset).sum() / offset.square().sum())),
 ]
 
 
@@ -73,7 +73,7 @@ def test_a_right_answer_passes_whatever_way_it_was_found(number, answer):
     assert verdict(number, answer) == (True, None)
 
 
-@pytest.mark.parametrize("number", ["10.1", "10.2"])
+@pytest.mark.parametrize("number", ["11.1", "11.2"])
 def test_a_function_that_still_returns_the_dots_is_open(language, number):
     right, said = verdict(number, lambda *arguments: ...)
     assert not right and re.search("chưa làm|not done", said)

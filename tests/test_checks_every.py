@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import test_checks
 import test_checks_0708
-import test_checks_10
+import test_checks_11
 import torch
 
-from helpers import block_histograms, checks, set_language, smile_index
+from helpers import block_histograms, checks, set_language
 from helpers.checks import EXERCISES, check, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,15 +59,6 @@ def smiling(n_layer, layer):
     return block_histograms(x, (2, 2, 2))
 
 
-def a_closed():
-    """The answer of 6.2 for these numbers, in its own way."""
-    for step in range(21):
-        x = test_checks.OFFSET - step / 20 * test_checks.OFFSET.mean(dim=0)
-        if smile_index(block_histograms(x, (20, 20, 20), measures="cosine")["cosine"]["QQ"]) < 0:
-            return step / 20
-    raise AssertionError("never closed")
-
-
 PAIR = torch.stack([3 + test_checks.X[:, 2] * 0.1, -3 + torch.tensor([0.1, 0.1, -0.1, -0.1, 0.0])], dim=1)
 PAIR = torch.cat([test_checks.X, PAIR], dim=1)  # [token, feature]: features 3 and 4 are opposite and uncorrelated
 VALUES = {  # number: (right answer, what else is needed to judge it); without those that are functions
@@ -78,7 +69,6 @@ VALUES = {  # number: (right answer, what else is needed to judge it); without t
     "3.2": (1_048_576, 130_816),
     "4.3": (4, smiling(9, 4), smiling(9, 0)),
     "5.2": (401,),
-    "6.2": (a_closed(), test_checks.OFFSET, (20, 20, 20)),
     "7.3": (4, test_checks_0708.smiling_at(0, 3, n_layer=9)),
     "8.3": ([0, 2], test_checks_0708.INTERVAL, test_checks_0708.POOLED),
 }
@@ -156,7 +146,7 @@ def test_the_kind_that_came_and_the_kind_expected_are_named():
     assert verdict("4.1", lambda counts, edges: "S")[1] == "expected a tensor of numbers, got str"
     assert verdict("4.1", lambda counts, edges: None)[1] == "your function returns nothing: no return?"
     assert verdict("4.2", {}, None, None)[1] == "expected what block_histograms returns, got dict"
-    assert verdict("9.3", lambda q, k, m: q)[1] == "expected a pair (new q, new k), got Tensor"
+    assert verdict("10.1", lambda q, k, m: q)[1] == "expected a pair (new q, new k), got Tensor"
     assert verdict("8.3", torch.tensor([True, False, True, False]), *VALUES["8.3"][1:])[1].startswith("that is a mask")
     assert verdict("2.3", (0, 99), PAIR)[1] == "features are numbered from 0 to 4"
 
@@ -178,16 +168,6 @@ def other_error(module, x):
     return module(x).clone()
 
 
-def one_length_for_all_heads(offset, d_head, generator):
-    random = torch.randn(offset.shape, generator=generator)
-    return random / random.norm(dim=-1, keepdim=True) * offset.norm(dim=-1, keepdim=True)
-
-
-def own_generator(offset, d_head, generator):
-    return FUNCTIONS["9.1"](offset, d_head, torch.Generator().manual_seed(next(seeds)))
-
-
-seeds = iter(range(10**6))
 MISTAKES = [
     ("1.1", (other_error,), "IndexError"),
     ("3.2", (1_048_576, 512 * 513 // 2), "đường chéo|diagonal"),
@@ -203,18 +183,23 @@ MISTAKES = [
     ("7.3", (10, *VALUES["7.3"][1:]), "từ 0 đến 9|from 0 to 9"),
     ("8.3", ([0, 99], *VALUES["8.3"][1:]), "từ 0 đến 3|from 0 to 3"),
     ("8.3", ([True, False, True, False], *VALUES["8.3"][1:]), "mặt nạ|mask"),
-    ("9.1", (one_length_for_all_heads,), "từng đầu thì chưa|not in each head"),
-    ("9.1", (lambda offset, d_head, generator: torch.randn(offset.shape, generator=generator),), "chuẩn|norm"),
-    ("9.1", (lambda offset, d_head, generator: -offset,), "hướng ngẫu nhiên|draw one"),
-    ("9.1", (own_generator,), "cùng một generator|same generator"),
+    ("9.1", (lambda x, mine, other: x - x.mean(1, keepdim=True) + other.mean(1, keepdim=True),), "đang đo|measured"),
+    ("9.1", (lambda x, mine, other: x + mine.mean(1, keepdim=True) - other.mean(1, keepdim=True),), "ngược chiều|wrong way"),
+    ("9.1", (lambda x, mine, other: x - mine.mean(1, keepdim=True),), "một nửa|half of it"),
+    ("9.1", (lambda x, mine, other: other.mean(1, keepdim=True).expand_as(x),), "còn nguyên|must stay"),
+    ("9.1", (lambda x, mine, other: x - mine.mean() + other.mean(),), "trục nào|which axis"),
     ("9.2", (lambda q, c: q @ c,), "phép chia|division"),
     ("9.2", (lambda q, c: q @ c / q.shape[-1],), "căn bậc hai|square root"),
     ("9.2", (lambda q, c: q.sum(dim=-1),), "số hạng|last term"),
-    ("9.3", (lambda q, k, m: (q @ m, k @ torch.linalg.inv(m)),), "chuyển vị|transposed"),
-    ("9.3", (lambda q, k, m: (q @ m, k),), "khử|undo"),
-    ("9.3", (lambda q, k, m: (q, k),), "q M"),
-    ("9.3", (lambda q, k, m: (q @ m, ...),), "còn thiếu|still missing"),
-    ("10.1", (lambda ids, pieces: None,), "không tìm thấy|finds nothing"),
+    ("10.1", (lambda q, k, m: (q @ m, k @ torch.linalg.inv(m)),), "chuyển vị|transposed"),
+    ("10.1", (lambda q, k, m: (q @ m, k),), "khử|undo"),
+    ("10.1", (lambda q, k, m: (q, k),), "q M"),
+    ("10.1", (lambda q, k, m: (q @ m, ...),), "còn thiếu|still missing"),
+    ("10.2", (lambda x, half: (x.mean(0) ** 2 / x.square().mean(0))[:half],), "hai chiều|both features"),
+    ("10.2", (lambda x, half: FUNCTIONS["10.2"](x, half).sqrt(),), "căn bậc hai|square root"),
+    ("10.2", (lambda x, half: FUNCTIONS["10.2"](x[:, [0, 2, 4, 1, 3, 5]], half),), "bên cạnh|neighbour"),
+    ("10.2", (lambda x, half: 1 - FUNCTIONS["10.2"](x, half),), "tử:|above:"),
+    ("11.1", (lambda ids, pieces: None,), "không tìm thấy|finds nothing"),
 ]  # fmt: skip
 
 
@@ -234,8 +219,7 @@ def near(number):
         wrong = [right[:-1], [*right, 1], [i + 1 for i in right], [i - 1 for i in right], list(right)[::-1]]
         wrong = [w for w in wrong if number not in ("2.3", "3.1", "8.3") or sorted(w) != sorted(right)]
         return [(w, *rest) for w in wrong]
-    steps = [0.05 * i for i in range(21)] if number == "6.2" else [right + i for i in range(-5, 6)]
-    near_first = [(step, *rest) for step in steps if abs(step - right) > 1e-9]
+    near_first = [(right + i, *rest) for i in range(-5, 6) if i]
     return near_first + ([(right, rest[0] + i) for i in range(-5, 6) if i] if number == "3.2" else [])
 
 
@@ -251,7 +235,7 @@ def forms(answer):
 
 def hints(number):
     mistakes = [(n, a if isinstance(a, tuple) else (a,)) for n, a, _ in
-                [*MISTAKES, *test_checks.MISTAKES, *test_checks_0708.MISTAKES, *test_checks_10.MISTAKES]]  # fmt: skip
+                [*MISTAKES, *test_checks.MISTAKES, *test_checks_0708.MISTAKES, *test_checks_11.MISTAKES]]  # fmt: skip
     wrong = answers_of(number) + [answers for n, answers in mistakes if n == number]
     said = [verdict(number, *answers) for answers in wrong + (near(number) if number in VALUES else [])]
     assert not any(right for right, _ in said)
@@ -301,7 +285,7 @@ def test_the_exercises_solved_are_counted_for_each_notebook(capsys):
     check("1.3", FUNCTIONS["1.3"])
     check("1.3", FUNCTIONS["1.3"])  # a second time counts no more
     check("1.3", lambda fused, n_head: fused)  # nor is it taken back
-    check("10.1", FUNCTIONS["10.1"])
+    check("11.1", FUNCTIONS["11.1"])
     check("1.1", FUNCTIONS["1.1"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == ["0/3", "1/3", "1/3", "1/3", "1/2", "2/3"]

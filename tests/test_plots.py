@@ -7,10 +7,11 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
-from helpers import BLOCKS, block_histograms, cosine_similarity, null_density, set_language
+from helpers import BLOCKS, block_histograms, cosine_similarity, null_density, set_language, smile_index
 from helpers.i18n import LABELS, label
 from helpers.plots import (
     COLOURS,
@@ -47,10 +48,9 @@ def every_figure(histograms):
     yield plot_blocks(histograms["correlation"], blocks=("QK", "KV"), layers=[0, 2], null=True)
     one = block_histograms(x, SIZES)
     yield plot_conditions({"a": one, "b": one, "c": one, "d": one, "e": one}, title="title")
-    points = [
-        (measure, block, torch.tensor([2.0, 5.0]), torch.tensor([0.3, -0.3])) for measure in one for block in BLOCKS
-    ]
-    yield plot_one_curve(points, lambda n, measure: 1 / n, title="title")
+    layers = block_histograms(x[None], SIZES)
+    rows = [[(block, torch.tensor([0.5]), layers[m][block]) for block in BLOCKS] for m in layers]
+    yield plot_one_curve(*rows, title="title")
     yield plot_attention([torch.eye(3), torch.eye(3)], ["a", "b", "c"], ["x", "y"], "title")
     yield plot_matrix_mask(SIZES)
     yield plot_similarity(cosine_similarity(x), SIZES, "cosine", "title")
@@ -147,14 +147,18 @@ def test_conditions_show_each_histogram_under_its_name(histograms):
     assert torch.allclose(drawn["other"], densities(other["cosine"]["QK"]))
 
 
-def test_the_one_curve_figure_draws_every_point_and_the_given_curve():
-    points = [("cosine", "QQ", torch.tensor([2.0, 5.0]), torch.tensor([0.3, -0.3]))]
-    points += [("correlation", "QQ", torch.tensor([9.0]), torch.tensor([-0.5]))]
-    points += [
-        (m, b, torch.tensor([3.0]), torch.tensor([0.0])) for m in ("cosine", "correlation") for b in BLOCKS if b != "QQ"
-    ]
-    axis = plot_one_curve(points, lambda n, measure: 1 / n).axes[0]
-    drawn = {line.get_label(): line.get_xydata() for line in axis.lines}
-    assert drawn["QQ"] == pytest.approx(torch.tensor([[2.0, 0.3], [5.0, -0.3]]).numpy())
-    curve = drawn["null distribution"]
-    assert curve[:, 1] == pytest.approx(1 / curve[:, 0])
+def test_the_one_curve_figure_draws_every_point_and_the_null_at_its_number():
+    result = block_histograms(torch.randn(3, 9, 12, generator=torch.Generator().manual_seed(0)), SIZES)
+    cosines, bells = (dict(result[measure].items()) for measure in ("cosine", "correlation"))
+    share, size = torch.tensor([0.2, 0.5, 0.9]), torch.tensor([5.0, 7.0, 9.0])
+    figure = plot_one_curve([(b, share, h) for b, h in cosines.items()], [(b, size, h) for b, h in bells.items()])
+    for axis, at, found in zip(figure.axes, (share, size), (cosines, bells)):
+        drawn = {line.get_label(): line.get_xydata() for line in axis.lines}
+        assert {*BLOCKS, "null distribution"} <= set(drawn)
+        assert drawn["KV"] == pytest.approx(torch.stack([at, smile_index(found["KV"])], dim=1).numpy())
+    cosine, correlation = (
+        {line.get_label(): line.get_xydata() for line in axis.lines}["null distribution"] for axis in figure.axes
+    )
+    assert np.interp(3**-0.5, *cosine.T) == pytest.approx(0, abs=1e-3)  # three sentences: uniform
+    assert np.interp(4, *correlation.T) == pytest.approx(0, abs=1e-3)
+    assert (np.diff(cosine[:, 1]) > 0).all() and (np.diff(correlation[:, 1]) < 0).all()

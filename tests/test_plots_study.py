@@ -1,4 +1,4 @@
-"""Figures of notebook 10: models of different depth on one axis, and conditions of which one is undefined."""
+"""Figures of notebook 11: models of different depth on one axis, and conditions of which one is undefined."""
 
 import itertools
 import warnings

@@ -1,4 +1,4 @@
-"""A reader's own study: cleaning, the target word, refusals in one sentence, verdicts, and notebook 10 itself."""
+"""A reader's own study: cleaning, the target word, refusals in one sentence, verdicts, and notebook 11 itself."""
 
 import csv
 import re
@@ -352,14 +352,14 @@ def test_what_is_exported_can_be_read_again(smollm2, tmp_path, vietnamese):
     assert [float(row["value"]) for row in rows] == pytest.approx([v.value for v in verdicts], abs=6e-4, nan_ok=True)
 
 
-# ---- notebook 10 ---------------------------------------------------------------------------------
+# ---- notebook 11 ---------------------------------------------------------------------------------
 
 
 def run_notebook(folder, monkeypatch, language="en", **settings):
-    """Execute notebook 10 in `folder` with these settings; returns it, executed up to where it stopped."""
+    """Execute notebook 11 in `folder` with these settings; returns it, executed up to where it stopped."""
     for name, value in settings.items():
         monkeypatch.setenv(f"QKV_STUDY_{name.upper()}", str(value))
-    notebook = nbformat.read(ROOT / "notebooks" / language / "10_your_own_study.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "notebooks" / language / "11_your_own_study.ipynb", as_version=4)
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
     shutil.copytree(ROOT / "helpers", folder / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
     error = None

@@ -8,34 +8,32 @@
 
 # %% [markdown] lang="vi"
 r"""
-# 09 · Độ dời có phải là mã không? Can thiệp
+# 09 · Độ dời làm gì? Hoán đổi và can thiệp
 
-**Câu hỏi.** Tài liệu gốc kết luận: độ dời trung bình (mean offset) không phải nhiễu mà là *mã* mà mô hình dựa vào để vận hành. Biểu đồ tần suất (histogram) không thể chứng minh điều ấy. Nếu ta bỏ độ dời đi, mô hình có còn dự đoán được như trước không? Và nếu không, có phải vì *chính* độ dời ấy?
+**Câu hỏi.** Tài liệu gốc kết luận: độ dời trung bình (mean offset) không phải nhiễu mà là *mã* mà mô hình dựa vào để vận hành. Biểu đồ tần suất (histogram) không thể chứng minh điều ấy. Nếu ta lấy độ dời của " him" đặt vào chỗ của " her", những token đứng sau sẽ đọc ra từ nào?
 
 **Sau bài này, bạn có thể**
-- sửa Q, K hoặc V khi chúng đi qua mô hình, và đo hậu quả bằng entropy chéo (cross-entropy) và phân kỳ KL;
-- đặt mỗi can thiệp (intervention) cạnh một can thiệp ngẫu nhiên có cùng độ lớn;
-- chứng minh rằng softmax triệt tiêu một hằng số cộng vào mọi khóa (key), và giải thích mã hóa vị trí xoay (RoPE) làm thay đổi điều gì;
-- dựng một mô hình *khác biểu đồ nhưng cùng logit*: tự do gauge (gauge freedom);
-- kết luận riêng cho Q, cho K và cho V bằng ngưỡng đặt trước.
+- hoán đổi độ dời của hai từ giữa một mô hình đang chạy, và chứng minh rằng phép sửa ấy đúng;
+- đặt mỗi can thiệp (intervention) cạnh đối chứng, ở liều lượng nhỏ và bằng nhau;
+- chứng minh rằng softmax triệt tiêu một hằng số cộng vào mọi khóa (key), và nói mã hóa vị trí xoay (RoPE) làm thay đổi điều gì;
+- kết luận bằng ngưỡng đặt trước.
 
-**Thời gian:** khoảng 105 phút đọc và làm bài tập; máy tính chạy khoảng 10 phút. **Cần biết trước:** bài 01, 04, 06 và 08.
+**Thời gian:** khoảng 55 phút đọc và làm bài tập; máy tính chạy khoảng 80 giây. **Cần biết trước:** bài 01, 04 và 06. **Thuật ngữ:** xem bảng thuật ngữ `docs/glossary.vi.md`.
 """
 
 # %% [markdown] lang="en"
 r"""
-# 09 · Is the offset a code? Interventions
+# 09 · What does the offset do? Swaps and interventions
 
-**Question.** The source concludes that mean offsets are not noise but the *code* that the model runs on. No histogram can prove that. If we take the offset away, does the model still predict as before? And if it does not, is it because of *that* offset?
+**Question.** The source concludes that mean offsets are not noise but the *code* that the model runs on. No histogram can prove that. If we put the offset of " him" in the place of that of " her", which word will later tokens read?
 
 **Afterwards you can**
-- edit Q, K or V on their way through a model, and measure what follows by cross-entropy and KL divergence;
-- set every intervention beside a random one of the same size;
+- swap the offsets of two words inside a running model, and prove that the edit is right;
+- set every intervention beside controls, at small and equal doses;
 - prove that the softmax cancels a constant added to all keys, and say what rotary positions change about that;
-- build a model with *another histogram and the same logits*: gauge freedom;
-- conclude for Q, for K and for V separately, by thresholds set beforehand.
+- conclude by thresholds set beforehand.
 
-**Time:** about 105 minutes of reading and exercises; the computer runs for about 10 minutes. **You need:** notebooks 01, 04, 06 and 08.
+**Time:** about 55 minutes of reading and exercises; the computer runs for about 80 seconds. **You need:** notebooks 01, 04 and 06. **Terms:** see the glossary, `docs/glossary.md`.
 """
 
 # %% tags=["setup"]
@@ -45,16 +43,10 @@ from helpers import set_language
 set_language("vi")
 
 # %%
-from contextlib import ExitStack, contextmanager
-
 import torch
-from scipy import stats
 
 from helpers import (
     attention_modules,
-    block_histograms,
-    capture_qkv,
-    edit_qkv,
     encode,
     find_token,
     label,
@@ -62,322 +54,334 @@ from helpers import (
     load_ordinary,
     load_sentences,
     say,
-    smile_index,
     token_id_of,
-    wasserstein_distance,
 )
 from helpers.checks import check
-from helpers.interventions import effect, in_double, predict, real_tokens, resume_at
-from helpers.plots import COLOURS, plot_conditions
-from helpers.plots_interventions import (
-    mean_and_reach,
-    plot_distance,
-    plot_effect_depth,
-    plot_effects,
-    plot_layer_curves,
-    plot_scaling,
-    plot_smile_and_effect,
+from helpers.interventions import (
+    after_rotary,
+    as_long_as,
+    clamped,
+    common_mean,
+    context_free,
+    dose_at,
+    edit_layers,
+    effect,
+    massive_tokens,
+    other_phases,
+    predict,
+    random_like,
+    real_tokens,
+    rotary_half,
+    score_by_distance,
 )
+from helpers.plots_interventions import decide, mean_and_reach, plot_distance, plot_doses, plot_swap
+from helpers.word_swap import WordSlot
 
 # %% [markdown] lang="vi"
 r"""
-## 1. Ba nghĩa của chữ "mã", và luật chơi
+## 1. Ba phần, một thước đo, và luật chơi
 
-"Độ dời là mã" có thể mang ba nghĩa, mỗi nghĩa có một phép thử:
+Bài 06 tách mỗi vector thành ba phần: $x=c+\delta_w+\varepsilon$. **Trung bình chung** $c$ lấy trên mọi token thường của văn bản; **phần riêng của từ** $\delta_w$ là trung bình của từ ấy trừ $c$; **phần do ngữ cảnh** $\varepsilon$ là phần còn lại. Độ dời của một từ là $\mu_w=c+\delta_w$. Phán quyết về phần này không nói gì về phần kia.
 
-1. **Cần thiết.** Bỏ độ dời đi thì dự đoán thay đổi.
-2. **Đặc thù.** Dự đoán thay đổi *nhiều hơn* so với khi ta trừ một vector ngẫu nhiên có cùng độ dài ở từng đầu attention (head).
-3. **Tự nó đủ.** Chỉ giữ độ dời, bỏ hết biến thiên, mô hình vẫn làm được phần lớn công việc.
+**Thước đo.** Phân kỳ KL: phân phối của token tiếp theo đổi đi bao nhiêu (0: không đổi). Đơn vị: nat (bit tính bằng logarit tự nhiên).
 
-**Ngưỡng, đặt trước khi chạy.** Thước đo là phân kỳ KL từ mô hình không can thiệp, tính bằng nat trên mỗi token, lấy trung bình trên các câu, kèm khoảng tin cậy (confidence interval) 95% theo câu. *Cần thiết*: cận dưới của khoảng tin cậy của KL khi trừ độ dời lớn hơn 0,1. *Đặc thù*: ngoài ra, KL ấy ít nhất gấp đôi KL của lần rút ngẫu nhiên mạnh nhất. *Tự nó đủ*: KL khi chỉ giữ độ dời không quá một nửa KL khi gán bằng 0. *Bị triệt tiêu*: KL nhỏ hơn 0,001.
-
-**Dự đoán** trước khi đọc tiếp: trong Q, K và V, độ dời của phần nào cần thiết nhất?
+**Ngưỡng, đặt trước khi bạn chạy.**
+- Độ dời *mang từ*: đặt độ dời của từ kia vào thì mất hơn một nửa KL, đặt độ lệch quanh trung bình của nó vào thì không; cả hai theo khoảng tin cậy (confidence interval) 95% qua các từ.
+- Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (cận dưới). *Đặc thù*: ở liều lượng cho KL khoảng 0,5, nó hại hơn mọi vector ngẫu nhiên cùng độ dài. *Tự nó đủ*: chỉ giữ nó thì KL dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và của phép gán bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
+- *Bị triệt tiêu*: KL dưới 0,001.
 """
 
 # %% [markdown] lang="en"
 r"""
-## 1. Three meanings of "code", and the rules of the game
+## 1. Three parts, one yardstick, and the rules of the game
 
-"The offset is a code" can mean three things, each with a test of its own:
+Notebook 06 split each vector into three: $x=c+\delta_w+\varepsilon$. The **common mean** $c$ is taken over all ordinary tokens of text; **the word's own part** $\delta_w$ is the mean of that word minus $c$; **what the context adds**, $\varepsilon$, is the rest. The offset of a word is $\mu_w=c+\delta_w$. A verdict about one part says nothing about another.
 
-1. **Needed.** Take the offset away and the predictions change.
-2. **Specific.** They change *more* than when a random vector of the same length in each head is subtracted.
-3. **Enough.** Keep only the offset, drop all variation, and the model still does most of its work.
+**The yardstick.** KL divergence: how much the distribution of the next token changes (0: not at all). Unit: nats (bits with the natural logarithm).
 
-**Thresholds, set before anything is run.** The yardstick is the KL divergence from the unedited model in nats per token, averaged over sentences, with a 95% interval over sentences. *Needed*: the lower end of the KL after subtracting the offset is above 0.1. *Specific*: moreover that KL is at least twice that of the strongest random draw. *Enough*: the KL when only the offset is kept is at most half of that when the part is set to zero. *Cancelled*: the KL is below 0.001.
-
-**Predict** before you read on: of Q, K and V, whose offset is needed most?
+**Thresholds, set before you run anything.**
+- The offset *carries the word*: putting in the other word's removes more than half of the KL, and putting in its deviations around the mean does not; both by 95% intervals over words.
+- The common mean is *needed*: without it the KL is above 0.1 (lower end). *Specific*: at the dose where the KL is about 0.5 it does more harm than every random vector of its length. *Enough*: keeping only it gives less than half of the KL of a predictor that *has not read the text*, and of setting to zero (*undecided* if the interval reaches over that).
+- *Cancelled*: KL below 0.001.
 """
 
 # %%
-NEEDED, SPECIFIC, ENOUGH, CANCELLED = 0.1, 2, 0.5, 0.001
+HALF, NEEDED, SMALL, CANCELLED = 0.5, 0.1, 0.5, 0.001
+WORDS = (" him", " his", " them", " Maria", " water")
+answer = {True: say("có", "yes"), False: say("không", "no"), None: say("chưa rõ", "undecided")}
 
 model, tokenizer = load_model()
-ordinary = load_ordinary()
-batches = {"ordinary": encode(tokenizer, ordinary[0::2]), "her": encode(tokenizer, load_sentences("her"))}
-held_out = encode(tokenizer, ordinary[1::2])
-before = {name: predict(model, batch) for name, batch in batches.items()}
-sets = {"ordinary": say("câu thường", "ordinary sentences"), "her": say("các câu có “ her”", "sentences with “ her”")}
-
+n_layer, d_head = len(attention_modules(model)), model.config.hidden_size // model.config.num_attention_heads
+ordinary, sentences, generator = load_ordinary(), load_sentences("her"), torch.Generator().manual_seed(0)
+common = common_mean(model, encode(tokenizer, ordinary[1::4]))  # {part: [layer, feature]}
+ids = {word: token_id_of(tokenizer, word) for word in (" her", *WORDS)}
 print(model.provenance)
-for name, batch in batches.items():
-    n_sentence, n_token = len(batch["input_ids"]), int(batch["attention_mask"].sum())
-    loss = float(before[name].loss.mean())
-    print(
-        f"{sets[name]:21s} {n_sentence} {label('sentences')}, {n_token} {label('tokens')}, "
-        f"{say('hàm mất mát', 'loss')} {loss:.1f}"
-    )
 
 # %% [markdown] lang="vi"
 r"""
-Độ dời lấy từ `held_out`: 40 câu *khác*, không câu nào được dùng để đo. Ta bỏ token đầu của mỗi câu, vì nó là điểm hút chú ý (attention sink) và rất khác các token còn lại. Hai dòng rms của bảng dưới cho biết khác đến mức nào.
-"""
+## 2. Hoán đổi độ dời của hai từ
 
-# %% [markdown] lang="en"
-r"""
-The offset comes from `held_out`: 40 *other* sentences, none of which is used for measuring. The first token of each is left out, for it is the attention sink and very unlike the rest. The two rms lines of the table below say how unlike.
-"""
+Trong 54 câu có " her", ta thay từ ấy bằng " him" (*token replacement*, thay token) rồi chạy mô hình: lượt chạy *đích*. Sau đó ta chạy lại câu có " her", nhưng ở đúng vị trí ấy, tại mọi tầng (layer), ta sửa K và V. Token đứng sau chỉ thấy vị trí ấy qua K và V của nó. Vậy nếu đặt *nguyên* K và V của " him" vào (*activation patching*, thay giá trị kích hoạt) thì KL đến lượt chạy đích phải bằng 0: đó là phép thử cho chính phép sửa.
 
-# %%
-held = capture_qkv(model, held_out)
-inner, d_head, n_layer = real_tokens(held_out, first=False).to(held.q.device), held.d_head, len(held.layers)
-offset = {part: getattr(held, part.lower())[:, inner].mean(dim=1) for part in "QKV"}  # [layer, feature]
+Hai phép hoán đổi chia đôi việc ấy: chỉ **độ dời** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), hoặc chỉ **độ lệch** quanh nó ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Trung bình lấy từ một nửa số câu, phép đo làm trên nửa kia.
 
-middle = n_layer // 2
-print(f"{label('layer')} {middle}" + " " * 20 + "      Q      K      V")
-first_only = real_tokens(held_out).to(inner.device) & ~inner
-for name, chosen in ((f"rms, {label('tokens')} 1, 2, …", inner), ("rms, token 0", first_only)):
-    rms = [getattr(held, part)[middle, chosen].square().sum(-1).mean().sqrt() for part in "qkv"]
-    print(f"{name:29s}" + "".join(f"{float(value):7.1f}" for value in rms))
-print(f"{label('offset_size'):29s}" + "".join(f"{float(offset[part][middle].norm()):7.1f}" for part in "QKV"))
-
-# %% [markdown] lang="vi"
-r"""
-## 2. Vector ngẫu nhiên có cùng độ dài
-
-Trừ *bất cứ thứ gì* đủ lớn thì mô hình cũng hỏng. Vì vậy mỗi can thiệp cần một đối chứng: một vector có hướng ngẫu nhiên, dài bằng độ dời *ở từng đầu*.
+**Điều gì sẽ bác bỏ?** Hoán đổi độ dời bớt chưa đến nửa KL; hoặc hoán đổi độ lệch, hay độ dời của một từ *khác*, cũng bớt được như thế. **Dự đoán** xem.
 
 ### Bài tập 9.1
-Viết `random_like(offset, d_head, generator)`: `offset` có kích thước `[..., feature]`, các đầu nằm cạnh nhau. Trả về vector ngẫu nhiên cùng kích thước, mà ở mỗi đầu có cùng chuẩn với `offset`.
+Viết `swap_offset(x, mine, other)`: `x` `[layer, sentence, feature]` là vector của nửa được đo; `mine`, `other` cùng dạng, là vector của hai từ ở nửa dùng để lấy trung bình. Trả về `x` với độ dời của `mine` được thay bằng độ dời của `other`.
 
-*Gợi ý:* `torch.randn(..., generator=generator)`, `unflatten(-1, (-1, d_head))`, rồi chia cho chuẩn và nhân với chuẩn.
+*Gợi ý:* trung bình lấy theo câu, `keepdim=True`.
 """
 
 # %% [markdown] lang="en"
 r"""
-## 2. A random vector of the same length
+## 2. Swap the offsets of two words
 
-Subtract *anything* large enough and the model breaks. So every intervention needs a control: a vector of random direction, as long as the offset *in each head*.
+In the 54 sentences with " her" we put " him" in its place (*token replacement*) and run the model: the *target* run. Then we run the sentence with " her" again, but at that one position, in every layer, we edit K and V. Later tokens see the position through its K and V only. So if we put in the *whole* K and V of " him" (*activation patching*), the KL to the target run must be 0: that tests the edit itself.
+
+Two swaps cut the job in half: only the **offset** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), or only the **deviations** around it ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Means come from one half of the sentences, measurements from the other.
+
+**What would refute it?** Swapping the offset removes less than half of the KL; or swapping the deviations, or the offset of a *wrong* word, removes as much. **Predict.**
 
 ### Exercise 9.1
-Write `random_like(offset, d_head, generator)`: `offset` is `[..., feature]`, heads side by side. Return a random vector of the same shape which in every head has the norm of `offset`.
+Write `swap_offset(x, mine, other)`: `x` `[layer, sentence, feature]` are vectors of the half that is measured; `mine`, `other`, of the same form, those of the two words in the half for means. Return `x` with the offset of `mine` replaced by that of `other`.
 
-*Hint:* `torch.randn(..., generator=generator)`, `unflatten(-1, (-1, d_head))`, then divide by a norm and multiply by a norm.
+*Hint:* the mean is over sentences, `keepdim=True`.
 """
 
 
 # %% tags=["exercise"]
-def random_like(offset, d_head, generator):
+def swap_offset(x, mine, other):
     return ...
 
 
-check("9.1", random_like)
+check("9.1", swap_offset)
 
 
 # %% tags=["solution"]
 # @title Lời giải 9.1 · Solution 9.1
-def random_like(offset, d_head, generator):
-    heads = offset.unflatten(-1, (-1, d_head))  # [..., head, d_head]
-    random = torch.randn(heads.shape, generator=generator).to(heads)
-    return (random / random.norm(dim=-1, keepdim=True) * heads.norm(dim=-1, keepdim=True)).flatten(-2)
+def swap_offset(x, mine, other):
+    return x - mine.mean(dim=1, keepdim=True) + other.mean(dim=1, keepdim=True)
 
 
-check("9.1", random_like)
+check("9.1", swap_offset)
 
 # %% [markdown] lang="vi"
 r"""
-Ba kiểu sửa. Mỗi kiểu nhận độ dời của một tầng (layer) và trả về một hàm cho `edit_qkv`: hàm ấy nhận các vector `[sentence, token, feature]` cùng vị trí của chúng, rồi trả về vector mới.
+`WordSlot` giữ chỗ của từ trong mỗi câu: `capture` cho Q, K, V của một từ đặt vào chỗ ấy, `predict` cho dự đoán sau nó, `kl` so hai dự đoán. Hai đối chứng dài bằng hiệu của hai độ dời ở từng đầu attention (head): hướng ngẫu nhiên, và hiệu với độ dời của một *từ khác* trong danh sách.
 """
 
 # %% [markdown] lang="en"
 r"""
-Three kinds of edit. Each takes the offset of one layer and returns a function for `edit_qkv`: it gets the vectors `[sentence, token, feature]` and their positions, and returns new vectors.
+`WordSlot` holds the place of the word in each sentence: `capture` gives Q, K and V of a word put there, `predict` the predictions after it, `kl` compares two predictions. Two controls are as long as the difference of the two offsets in each attention head: a random direction, and the difference to a *wrong* word of the list.
 """
 
 
 # %%
-def subtract(vector, scale=0.0, keep_first=False):
-    """scale * offset instead of the offset; with keep_first, the first token stays as it is."""
-    return lambda values, positions: values - (1 - scale) * vector * (positions >= keep_first).unsqueeze(-1)
+def halves(model):
+    """The place of " her" in the sentences for the means, and in those that are measured."""
+    batches = [encode(tokenizer, sentences[start::2]) for start in (0, 1)]
+    return [WordSlot(model, batch, find_token(batch, ids[" her"])) for batch in batches]
 
 
-def replace(vector):
-    return lambda values, positions: vector.expand_as(values)
+def edits_of(slots, word, wrong):
+    """What takes the place of K and V of " her", {name of the edit: {part: vectors}}."""
+    mine, other, third = (slots[0].capture(ids[w]) for w in (" her", word, wrong))
+    x, theirs = (slots[1].capture(ids[w]) for w in (" her", word))  # {part: [layer, sentence, feature]}
+    offset = {part: swap_offset(x[part], mine[part], other[part]) for part in "KV"}
+    moved = {part: (offset[part] - x[part])[:, :1] for part in "KV"}  # [layer, 1, feature]
+    wrongly = {part: (swap_offset(x[part], mine[part], third[part]) - x[part])[:, :1] for part in "KV"}
+    return {
+        "unedited": {},
+        "offset_swapped": offset,
+        "only_k": {"K": offset["K"]},
+        "only_v": {"V": offset["V"]},
+        "only_layer_0": {part: torch.cat([offset[part][:1], x[part][1:]]) for part in "KV"},
+        "deviation_swapped": {part: swap_offset(theirs[part], other[part], mine[part]) for part in "KV"},
+        "wrong_word": {part: x[part] + as_long_as(wrongly[part], moved[part], d_head) for part in "KV"},
+        "random_draw": {part: x[part] + random_like(moved[part], d_head, generator) for part in "KV"},
+        "full_patch": {part: theirs[part] for part in "KV"},
+    }
 
 
-def zero(vector):
-    return lambda values, positions: torch.zeros_like(values)
+# %%
+def swap(slots, word, wrong, names=None):
+    """KL [sentence] from the run with `word`, for every edit of the run with " her"."""
+    goal, edits = slots[1].predict(ids[word]), edits_of(slots, word, wrong)
+    return {name: slots[1].kl(goal, slots[1].predict(ids[" her"], **edits[name])) for name in names or edits}
 
+
+def table(swaps):
+    print(f"{'':30s}" + "".join(f"{word:>8s}" for word in swaps))
+    for name in next(iter(swaps.values())):
+        print(f"{label(name):30s}" + "".join(f"{float(kl[name].mean()):8.3f}" for kl in swaps.values()))
+
+
+slots = halves(model)
+swaps = {word: swap(slots, word, wrong) for word, wrong in zip(WORDS, (*WORDS[1:], WORDS[0]))}
+for kl in swaps.values():
+    assert float(kl.pop("full_patch").abs().max()) < 1e-5  # the edit is right
+table(swaps)
+
+# %%
+shown, n = ("unedited", "offset_swapped", "deviation_swapped", "wrong_word", "random_draw"), len(kl["unedited"])
+title = f"{model.provenance} · “ her” → … · n = {n} {label('sentences')}"
+figure = plot_swap(
+    {word: {name: kl[name] for name in shown} for word, kl in swaps.items()}, controls=shown[3:], title=title
+)
+
+# %%
+removed = {
+    name: [1 - float(kl[name].mean() / kl["unedited"].mean()) for kl in swaps.values()]
+    for name in swaps[WORDS[0]]
+    if name != "unedited"
+}
+interval = {}
+for name, shares in removed.items():
+    mean, reach = mean_and_reach(shares)
+    interval[name] = mean - reach, mean + reach
+    print(f"{label(name):30s} {say('bớt KL đi', 'removes')} {mean:5.0%}   [{mean - reach:.0%}, {mean + reach:.0%}]")
+beats = all(right > wrong for right, wrong in zip(removed["offset_swapped"], removed["wrong_word"]))
+carries = interval["offset_swapped"][0] > HALF > interval["deviation_swapped"][1] and beats
+print(say("hơn độ dời của từ khác, ở mọi từ:", "beats the offset of the wrong word, for every word:"), answer[beats])
+print(say("độ dời mang từ:", "the offset carries the word:"), answer[carries])
+
+# %%
+torch.manual_seed(0)
+untrained = halves(type(model)(model.config).to(model.device).eval())  # the same architecture, random weights
+table(
+    {" water": swap(untrained, " water", " him", ("unedited", "offset_swapped", "only_layer_0", "deviation_swapped"))}
+)
 
 # %% [markdown] lang="vi"
 r"""
-Sửa ở đâu? Trong một mô hình dùng mã hóa vị trí xoay (RoPE), phép chiếu (projection) cho ra K, rồi *bước xoay* (rotary step) quay mỗi khóa theo vị trí của nó, sau đó mới đến tích vô hướng. Độ dời trước bước xoay và độ dời sau bước xoay là hai vector khác nhau, và sửa ở hai chỗ là hai thí nghiệm khác nhau. Hàm sau ghi lại Q hoặc K khi chúng đi vào tích vô hướng, bằng một phép sửa không sửa gì.
+Bảng đầu: KL đến lượt chạy đích, trung bình theo câu. Bảng sau: mỗi phép sửa bớt đi bao nhiêu phần trăm KL, kèm khoảng tin cậy 95% *theo từ* (trong hình thì *theo câu*). Số âm: dự đoán bị đẩy ra xa thêm. Ở tầng 0, vector chỉ tùy token (nếu mô hình dùng RoPE), nên ở đó hoán đổi độ dời *là* thay cả vector; dòng "chỉ tầng 0" cho biết kết quả có hiển nhiên vì thế hay không.
+
+Bảng *không* nói: hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau, và hoán đổi nó thay đổi ít là dễ hiểu. Nó cho biết độ dời hay độ lệch mang *từ nào đứng đó*, chứ chưa nói ngữ cảnh ở chỗ ấy có cần hay không. Bảng cuối, của một mô hình *chưa huấn luyện*, nhắc điều nữa: trung bình của một từ mang dấu vết của từ ngay cả ở đó, vì vector gần bằng từ *cộng* ngữ cảnh. Cái do huấn luyện là các token sau *dùng* nó đến đâu (KL lớn), và dùng ở tầng sâu.
+
+### Cùng chỗ ấy, bỏ từng phần
+Giờ không thay từ nào: ở chỗ của " her" ta bỏ đúng một phần khỏi K và V, rồi đo KL so với lượt chạy không can thiệp. **Dự đoán:** bỏ phần nào hại nhất?
 """
 
 # %% [markdown] lang="en"
 r"""
-Where to edit? In a model with rotary positions the projection gives K, then the *rotary step* turns every key by its position, and only then the key enters the dot product. The offset before that step and the offset after it are two different vectors, and editing at the two places makes two different experiments. The next function records Q or K as they enter the dot product, with an edit that edits nothing.
+The first table: KL to the target run, mean over sentences. The second: how much of it each edit removes, with a 95% interval *over words* (*over sentences* in the figure). Negative: the predictions are driven further away. At layer 0 a vector depends on the token alone (with rotary positions), so there swapping the offset *is* replacing the vector; the line "layer 0 only" says whether that makes the result a matter of course.
+
+The table does *not* say: the two runs share their context, so what it adds is nearly the same in both, and little changes when it is swapped. It tells whether offset or deviation carries *which word stood there*, not yet whether the context is needed at that place. The last table, of an *untrained* model, recalls one more thing: the mean of a word bears its mark even there, a vector being nearly word *plus* context. What training brings is how much later tokens *use* it (a large KL), and in deeper layers.
+
+### The same place, one part less
+Now no word is replaced: at the place of " her" we take just one part out of K and V, and measure the KL from the unedited run. **Predict:** which part is missed most?
 """
 
-
 # %%
-def after_rotary(batch, part, make=None):
-    """One part as it enters the dot product, [layer, sentence, token, feature]; `make` may edit it before."""
-    seen = [None] * n_layer
-
-    def recorder(layer):
-        def record(values, positions):
-            seen[layer] = values.clone()
-            return values
-
-        return record
-
-    with ExitStack() as edits, torch.no_grad():
-        for layer in range(n_layer):
-            if make:
-                edits.enter_context(edit_qkv(model, layer, part, make(layer)))
-            edits.enter_context(edit_qkv(model, layer, part, recorder(layer), after_rotary=True))
-        model.base_model(**{key: value.to(model.device) for key, value in batch.items()})
-    return torch.stack(seen)
-
-
-k_offset_in = after_rotary(held_out, "K")[:, inner].mean(dim=1)  # [layer, feature]
-
-
-# %%
-def measure(part, make, vectors, *, on="ordinary", layers=range(n_layer), after_rotary=False, **options):
-    """Effect of editing one part at some layers; vectors [layer, feature]."""
-    with ExitStack() as edits:
-        for layer in layers:
-            fn = make(vectors[layer], **options)
-            edits.enter_context(edit_qkv(model, layer, part, fn, after_rotary=after_rotary))
-        edits.enter_context(resume_at(model, min(layers), before[on]))  # layers below: as they were
-        return effect(model, batches[on], before[on])
-
+x, unedited = slots[1].capture(ids[" her"]), slots[1].predict(ids[" her"])
+mean = {part: v.mean(dim=1, keepdim=True) for part, v in slots[0].capture(ids[" her"]).items()}  # [layer, 1, feature]
+c = {part: common[part].unsqueeze(1) for part in "KV"}
+own = {part: mean[part] - c[part] for part in "KV"}
+without = {
+    "without_common": {part: x[part] - c[part] for part in "KV"},
+    "without_own": {part: x[part] - own[part] for part in "KV"},
+    "without_context": {part: mean[part].expand_as(x[part]) for part in "KV"},
+    "without_offset": {part: x[part] - mean[part] for part in "KV"},
+    "without_random": {part: x[part] - random_like(own[part], d_head, generator) for part in "KV"},
+}
+missed = {name: slots[1].kl(unedited, slots[1].predict(ids[" her"], **new)) for name, new in without.items()}
+for name, kl in missed.items():
+    mean_kl, reach = mean_and_reach(kl)
+    print(f"{label(name):42s} KL {mean_kl:.3f} ± {reach:.3f}")
 
 # %% [markdown] lang="vi"
 r"""
-## 3. Mọi tầng cùng lúc
+Dòng "bỏ phần do ngữ cảnh" là *mean ablation* (thay bằng trung bình) ở một vị trí. KL nhỏ ở đây không có nghĩa là ngữ cảnh vô ích: nó còn đến với các token sau qua mọi vị trí khác.
 
-Mỗi dòng: KL, rồi mức tăng của entropy chéo, đều kèm nửa độ rộng của khoảng tin cậy 95%; sau dấu · là KL của các lần rút ngẫu nhiên.
+## 3. Trung bình chung, ở liều lượng nhỏ và bằng nhau
 
-Với V và K có hai thí nghiệm *khác nhau*: sửa mọi token, hay chừa token đầu. Trung bình được tính mà không dùng token đầu; V của token ấy thường gần 0, nên trừ độ dời khỏi nó là *thêm vào* một thứ chưa từng có.
+Giờ đến một vector *khác*: trung bình chung $c$, thứ mà mọi token đều có. Ta trừ nó khỏi Q, K hoặc V của mọi token thường, ở mọi tầng, trên những câu không dùng để tính $c$. Các điểm hút chú ý (attention sink) được nhận ra *theo độ dài* của luồng dư (residual stream; bài 05, 07), không theo vị trí, và để nguyên.
 
-**Dự đoán.** Một trong các dòng của K sẽ cho KL bằng 0. Dòng nào, và vì sao?
+Trừ hẳn một vector dài thì hướng nào cũng làm mô hình hỏng. Mốc của sự hỏng là một máy đoán *chưa đọc văn bản*, lúc nào cũng đưa ra trung bình của mọi dự đoán: quá mốc ấy, KL lớn hơn không có nghĩa là "cần hơn". Vì vậy ta so ở *liều nhỏ*: trừ $a\,c$ với $a$ sao cho KL khoảng 0,5. Đối chứng: chín vector ngẫu nhiên cùng độ dài ở từng đầu; và ba vector khắt khe hơn, giữ độ dài ở từng *cặp chiều* mà bước xoay (rotary step) quay chung, chỉ rút lại góc (ở V, hoặc khi không có bước xoay: rút lại dấu của từng chiều).
+
+**Dự đoán:** ở phần nào $c$ hại hơn mọi đối chứng?
 """
 
 # %% [markdown] lang="en"
 r"""
-## 3. All layers at once
+The line "without what the context adds" is *mean ablation* at one place. A small KL here does not mean that context is useless: it reaches later tokens through every other position.
 
-Each line: the KL, then the increase of the cross-entropy, each with half the width of its 95% interval; after the ·, the KL of the random draws.
+## 3. The common mean, at small and equal doses
 
-For V and K there are two *different* experiments: edit every token, or leave the first one alone. The mean was taken without the first token; the V of that token is often near 0, so that subtracting the offset from it *adds* something that was never there.
+Now *another* vector: the common mean $c$, which all tokens have. We subtract it from Q, K or V of all ordinary tokens, in every layer, on sentences that were not used to compute $c$. Attention sinks are recognised *by the length* of their residual stream (notebooks 05, 07), not by position, and left alone.
 
-**Predict.** One of the lines of K will show a KL of 0. Which one, and why?
+Subtract a long vector and the model breaks in any direction. The mark of ruin is a predictor that has *not read the text* and gives the mean of all predictions every time: beyond it a larger KL does not mean "more needed". So we compare at a *small dose*: subtract $a\,c$ with $a$ such that the KL is about 0.5. Controls: nine random vectors as long in each head; and three stricter ones that keep the length in each *pair of features* turned together by the rotary step and redraw its angle (for V, or without that step: the sign of each feature).
+
+**Predict:** for which part does $c$ do more harm than all controls?
 """
 
+# %%
+batch = encode(tokenizer, ordinary[0::14])
+before, where = predict(model, batch), real_tokens(batch) & ~massive_tokens(model, batch)
+anchor = float(context_free(before, batch).mean())
+half = rotary_half(model, d_head)
+
+
+def measure(part, change):
+    """KL [sentence] when change(vectors, layer) replaces one part of every ordinary token in every layer."""
+    with edit_layers(model, part, change, where=where):
+        return effect(model, batch, before)
+
+
+def take_away(part, vector, dose):  # vector [layer, feature]
+    return measure(part, lambda x, layer: x - dose * vector[layer])
+
+
+n = f"{len(where)} {label('sentences')}, {int(where.sum())} {label('tokens')}"
+print(f"{n}   {label('context_free')}: KL {anchor:.2f}")
 
 # %%
-def trial(part, name, make, on, *, vectors=None, n_draw=0, **options):
-    """One edit and its random control: measured, kept and printed."""
-    vectors = offset[part] if vectors is None else vectors
-    found = measure(part, make, vectors, on=on, **options)
-    random = [measure(part, make, random_like(vectors, d_head, generator), on=on, **options).kl for _ in range(n_draw)]
-    (kl, reach), (loss, loss_reach) = mean_and_reach(found.kl), mean_and_reach(found.delta_loss)
-    chance = "   · " + ", ".join(f"{float(r.mean()):z.2f}" for r in random) if random else ""
-    print(f"{part} {label(name):32s} KL {kl:z5.2f} ± {reach:.2f}   Δ {loss:+z6.2f} ± {loss_reach:.2f}{chance}")
-    results[on].setdefault(part, {})[name], controls[on].setdefault(part, {})[name] = found.kl, random
-
-
-generator = torch.Generator().manual_seed(0)
-results, controls = ({"ordinary": {}, "her": {}} for _ in range(2))
+steps, harm, draws, strict = [0.25, 0.5, 1.0], {}, {}, {}
+for part, c in common.items():
+    kls = [take_away(part, c, dose) for dose in steps]
+    a = dose_at(steps, kls, SMALL)
+    harm[part] = dict(sorted({a: take_away(part, c, a), **dict(zip(steps, kls))}.items()))  # {dose: KL [sentence]}
+    draws[part] = a, [take_away(part, random_like(c, d_head, generator), a) for _ in range(9)]
+    turned = [other_phases(c, d_head, 0 if part == "V" else half, generator) for _ in range(3)]
+    strict[part] = a, [take_away(part, vector, a) for vector in turned]
 
 # %%
-for part in "QKV":
-    trial(part, "subtract", subtract, "ordinary", n_draw=3)
-    if part != "Q":
-        trial(part, "subtract_not_first", subtract, "ordinary", n_draw=3, keep_first=True)
-    if part == "K":
-        moved = {"vectors": k_offset_in, "after_rotary": True, "n_draw": 1}
-        trial(part, "after_rotary", subtract, "ordinary", **moved)
-        trial(part, "after_rotary_not_first", subtract, "ordinary", keep_first=True, **moved)
-    trial(part, "replace", replace, "ordinary")
-    trial(part, "zero", zero, "ordinary")
+verdicts = {}
+for part, c in common.items():
+    kept, wide = mean_and_reach(measure(part, lambda x, layer, c=c: c[layer].expand_as(x)))  # mean ablation
+    zero = float(measure(part, lambda x, layer: torch.zeros_like(x)).mean())
+    a, blind, turned = draws[part][0], *(torch.stack(kls[part][1]).mean(dim=1) for kls in (draws, strict))
+    found, (whole, reach) = float(harm[part][a].mean()), mean_and_reach(harm[part][1.0])
+    verdicts[part] = {
+        "needed": whole - reach > NEEDED,
+        "specific": found > max(CANCELLED, float(blind.max()), float(turned.max())),
+        "enough": decide(-kept - wide, -kept + wide, -HALF * min(anchor, zero)),
+    }
+    print(
+        f"{part}  a = {a:.2f}: {found:z.2f}   {label('random_draw')} {blind.min():z.2f} … {blind.max():z.2f}", end="   "
+    )
+    print(f"{label('stricter_draw')} {turned.min():z.2f} … {turned.max():z.2f}")
+    print(
+        f"   a = 1: {whole:z.2f} ± {reach:z.2f}   mean ablation {kept:z.2f} ± {wide:z.2f}   zero ablation {zero:z.2f}"
+    )
 
 # %%
-for part in "QKV":
-    trial(part, "subtract", subtract, "her", n_draw=2)
-    if part == "V":
-        trial(part, "subtract_not_first", subtract, "her", n_draw=2, keep_first=True)
-    trial(part, "replace", replace, "her")
-    trial(part, "zero", zero, "her")
-
-# %%
-for on, name in sets.items():
-    n = f"{len(batches[on]['input_ids'])} {label('sentences')}, {int(batches[on]['attention_mask'].sum())} {label('tokens')}"
-    figure = plot_effects(results[on], controls[on], title=f"{model.provenance}\n{name}: {n}")
+figure = plot_doses(harm, draws, strict, anchor, title=f"{model.provenance} · {n}")
 
 # %% [markdown] lang="vi"
 r"""
-Hình tròn là can thiệp, hình thoi xám cùng dòng là vector ngẫu nhiên cùng độ dài; khoảng tin cậy thường ngắn hơn ký hiệu. Trục KL là trục logarit, mũi tên ở mép trái nghĩa là nhỏ hơn 0,001. Hai dòng "gán bằng 0" của Q và của K bằng nhau, và phải như thế: $q=0$ hay $k=0$ thì mọi điểm số attention (score) đều bằng 0, attention trải đều.
+Đường màu: trừ trung bình chung ở liều tăng dần; hình thoi và hình vuông: các đối chứng ở cùng một liều; đường gạch: máy đoán chưa đọc văn bản. Vượt đường gạch thì mô hình không *thiếu thông tin* mà *hỏng*. Chín lần rút chỉ đủ nói "một phần mười là do ngẫu nhiên". Hãy xem hai loại đối chứng cách nhau bao xa: "cùng độ dài" chưa nói hết.
 
-Hình này *không* cho biết vì sao: nó sửa mọi tầng cùng lúc, và tầng sau nhận đầu vào đã hỏng từ tầng trước. Trước hết hãy xem liều lượng.
+*Mean ablation* giữ đúng $c$, bỏ phần riêng của từ và ngữ cảnh; *zero ablation* bỏ cả $c$. Nơi nào mean ablation tệ gần như chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
 
-## 4. Nhân độ dời với 0 đến 2
+## 4. Khóa: softmax triệt tiêu hằng số
 
-**Dự đoán.** Nhân đôi độ dời có hại bằng bỏ nó đi không? Cả hai đều dời vector đi một đoạn bằng nhau.
-"""
-
-# %% [markdown] lang="en"
-r"""
-Circles are edits, the grey diamonds in the same row are random vectors of the same length; the intervals are mostly shorter than the symbols. The axis is logarithmic, and an arrow at the left edge means less than 0.001. The two rows "set to zero" of Q and of K are equal, and must be: with $q=0$ or $k=0$ every score is 0 and attention is uniform.
-
-The figure does *not* say why: it edits all layers at once, and a later layer receives what an earlier one has already spoilt. First look at the dose.
-
-## 4. Multiply the offset by 0 to 2
-
-**Predict.** Does doubling the offset do as much harm as dropping it? Both move the vector equally far.
-"""
-
-# %%
-scales = (0, 0.5, 1, 1.5, 2)
-known = {0: "subtract"}
-curves = {}
-for part in "QKV":
-    options = {"keep_first": part == "V"}
-    known[0] = "subtract_not_first" if part == "V" else "subtract"
-    done = {0: results["ordinary"][part][known[0]], 1: torch.zeros(len(batches["ordinary"]["input_ids"]))}
-    curves[part] = [
-        done[a] if a in done else measure(part, subtract, offset[part], scale=a, **options).kl for a in scales
-    ]
-    print(part, "  ".join(f"{a}: {float(kl.mean()):z.2f}" for a, kl in zip(scales, curves[part])))
-
-# %%
-by_chance = {part: controls["ordinary"][part]["subtract_not_first" if part == "V" else "subtract"] for part in "QKV"}
-figure = plot_scaling(scales, curves, by_chance, title=f"{model.provenance} · n = 40 {label('sentences')}")
-
-# %% [markdown] lang="vi"
-r"""
-Nếu đường cong không đối xứng quanh 1, thì *hướng* của độ dời quan trọng, không chỉ độ lớn của phép sửa. Ở đâu nhân đôi gần như vô hại mà bỏ đi thì hỏng, ở đó độ dời làm một việc mà có làm quá tay cũng không sao: ví dụ đẩy điểm của một token lên cao.
-
-## 5. Khóa: softmax triệt tiêu hằng số
-
-Điểm của truy vấn (query) $q_i$ với khóa $k_j$ là $q_i\cdot k_j/\sqrt d$. Cộng cùng một vector $c$ vào *mọi* khóa:
+Cộng cùng một vector $c$ vào *mọi* khóa:
 
 $$\frac{q_i\cdot(k_j+c)}{\sqrt d}=\frac{q_i\cdot k_j}{\sqrt d}+\frac{q_i\cdot c}{\sqrt d}.$$
 
-Số hạng sau không chứa $j$: mọi điểm của truy vấn $i$ tăng bằng nhau, và softmax không đổi khi mọi điểm tăng bằng nhau. Vậy một hằng số của K, dù lớn đến đâu, *không thể* mang thông tin gì.
+Số hạng sau không chứa $j$: mọi điểm của truy vấn (query) $i$ tăng bằng nhau, và softmax không đổi. Một hằng số của K, dù lớn đến đâu, *không thể* mang thông tin gì.
 
 ### Bài tập 9.2
 Viết `added(q, c)`: với `q` `[query, d_head]` và `c` `[d_head]`, trả về `[query]`: số mà mỗi truy vấn cộng thêm vào mọi điểm của nó.
@@ -385,15 +389,17 @@ Viết `added(q, c)`: với `q` `[query, d_head]` và `c` `[d_head]`, trả về
 
 # %% [markdown] lang="en"
 r"""
-If the curve is not symmetric about 1, the *direction* of the offset matters, not just the size of the edit. Where doubling is nearly harmless and dropping is not, the offset does a job that can be overdone without harm: pushing up the score of one token, say.
+Coloured: the common mean subtracted at growing doses; diamonds and squares: the controls at one dose; dashed: the predictor that has not read the text. Above the dashed line the model is not *short of information* but *broken*. Nine draws are enough to say "one in ten by chance". See how far apart the two kinds of controls are: "equally long" is not all.
 
-## 5. Keys: the softmax cancels a constant
+*Mean ablation* keeps just $c$ and drops the word's own part and the context; *zero ablation* drops $c$ too. Where mean ablation is nearly as bad as not having read the text, the model needs *what varies*.
 
-The score of query $q_i$ with key $k_j$ is $q_i\cdot k_j/\sqrt d$. Add the same vector $c$ to *all* keys:
+## 4. Keys: the softmax cancels a constant
+
+Add the same vector $c$ to *all* keys:
 
 $$\frac{q_i\cdot(k_j+c)}{\sqrt d}=\frac{q_i\cdot k_j}{\sqrt d}+\frac{q_i\cdot c}{\sqrt d}.$$
 
-The last term has no $j$: all scores of query $i$ rise alike, and the softmax does not change when all scores rise alike. So a constant of K, however large, *cannot* carry any information.
+The last term has no $j$: all scores of query $i$ rise alike, and the softmax does not change. A constant of K, however large, *cannot* carry any information.
 
 ### Exercise 9.2
 Write `added(q, c)`: for `q` `[query, d_head]` and `c` `[d_head]`, return `[query]`: what each query adds to all of its scores.
@@ -418,735 +424,204 @@ check("9.2", added)
 
 # %% [markdown] lang="vi"
 r"""
-Kiểm chứng trên mô hình thật. Mã hóa vị trí xoay (RoPE) quay mỗi khóa theo vị trí của nó *sau* phép chiếu; "mọi khóa" vì thế phải hiểu là khóa đi vào tích vô hướng, tức là sau bước xoay. Ta ghi lại Q và K tại đó bằng một phép sửa không sửa gì, tính lại attention bằng tay, và cộng độ dời vào mọi khóa.
+"Mọi khóa" phải hiểu là khóa đi vào tích vô hướng, tức *sau* bước xoay (rotary step) của RoPE. Trước bước ấy thì khác: khóa ở vị trí $j$ mang $R_jc$, và truy vấn ở vị trí $t$ thấy $q_t\cdot R_{j-t}\,c/\sqrt d$: một hàm của *khoảng cách* $t-j$ (và của truy vấn), không tùy khóa là token nào.
 """
 
 # %% [markdown] lang="en"
 r"""
-Now on the real model. Rotary position embedding turns every key by its position, *after* the projection; "all keys" therefore means the keys as they enter the dot product, after the rotary step. We record Q and K there with an edit that edits nothing, recompute the attention by hand, and add the offset to all keys.
-"""
-
-
-# %%
-batch = batches["ordinary"].to(model.device)
-q_in, k_in = after_rotary(batch, "Q"), after_rotary(batch, "K")  # [layer, sentence, token, feature]
-real = real_tokens(batch)
-group = q_in.shape[-1] // k_in.shape[-1]  # query heads per key head
-
-
-def by_head(x, times=1):
-    """[sentence, token, feature] -> [sentence, head, token, d_head]; key heads repeated for their query heads."""
-    return x.unflatten(-1, (-1, d_head)).transpose(1, 2).repeat_interleave(times, dim=1)
-
-
-# %%
-def attention(q, k):
-    """By hand: q, k [sentence, token, feature] after the rotary step -> weights [sentence, head, query, key]."""
-    scores = by_head(q) @ by_head(k, group).mT / d_head**0.5
-    later = torch.ones(scores.shape[-2:], device=q.device).triu(1).bool()
-    return scores.masked_fill(later, -torch.inf).softmax(dim=-1)
-
-
-with torch.no_grad():
-    own = model.base_model(**batch, output_attentions=True).attentions[middle]
-plain, shifted = attention(q_in[middle], k_in[middle]), attention(q_in[middle], k_in[middle] + k_offset_in[middle])
-by_hand = (plain - own).transpose(1, 2)[real].abs().max()  # padding looks elsewhere in the model's own
-cancelled = (plain - shifted).abs().max()
-assert by_hand < 1e-4 and cancelled < 1e-4
-print(f"{label('layer')} {middle}: {bool(by_hand < 1e-4)}, {bool(cancelled < 1e-4)}")
-
-# %% [markdown] lang="vi"
-r"""
-Hai phép so sánh: attention tính tay với attention của mô hình, rồi attention có cộng hằng số với attention không cộng; cả hai lần đều khớp đến độ chính xác của float32. Đó là dòng có KL bằng 0 ở mục 3. (Chừa token đầu thì không còn là *mọi* khóa nữa, và KL hết bằng 0.)
-
-Trước bước xoay thì khác. Khóa ở vị trí $j$ mang $R_jc$, và truy vấn ở vị trí $t$ thấy
-
-$$\frac{(R_tq_t)\cdot(R_jc)}{\sqrt d}=\frac{q_t\cdot R_{j-t}\,c}{\sqrt d}:$$
-
-một hàm của *khoảng cách* $t-j$, không phụ thuộc khóa ấy là token nào. **Dự đoán:** hàm ấy tăng hay giảm theo khoảng cách? Mọi đầu có giống nhau không?
-"""
-
-# %% [markdown] lang="en"
-r"""
-Two comparisons: attention by hand with the model's own, then with the constant added and without; both agree to the precision of float32. That is the line of section 3 with a KL of 0. (With the first token kept it is no longer *all* keys, and the KL is not 0.)
-
-Before the rotary step it is different. The key at position $j$ carries $R_jc$, and the query at position $t$ sees
-
-$$\frac{(R_tq_t)\cdot(R_jc)}{\sqrt d}=\frac{q_t\cdot R_{j-t}\,c}{\sqrt d}:$$
-
-a function of the *distance* $t-j$, whichever token that key is. **Predict:** does it rise or fall with distance? Is it the same in all heads?
+"All keys" means the keys as they enter the dot product, *after* the rotary step of RoPE. Before that step it is different: the key at position $j$ carries $R_jc$, and the query at position $t$ sees $q_t\cdot R_{j-t}\,c/\sqrt d$: a function of the *distance* $t-j$ (and of the query), whichever token that key is.
 """
 
 # %%
-one = {key: value[:1] for key, value in batch.items()}
-c_in = after_rotary(one, "K", make=lambda layer: replace(offset["K"][layer]))  # R_j c: [layer, 1, token, feature]
-token = torch.arange(real.shape[1], device=real.device)
-distance = (token.unsqueeze(1) - token).clamp(min=0)  # [query, key]
-allowed = real[:, None, :, None] & (token.unsqueeze(1) >= token)  # [sentence, 1, query, key]
-
-
-def centred(scores):
-    """Around the mean of each query, the part that the softmax sees."""
-    scores = scores * allowed
-    return (scores - scores.sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True).clamp(min=1)) * allowed
-
-
-def added_by_distance(layer, c_in):
-    """Mean score added [sentence, head, distance], and the share of its variance that distance explains [head]."""
-    scores = by_head(q_in[layer]) @ by_head(c_in[layer], group).mT / d_head**0.5  # [sentence, head, query, key]
-    band = [scores.diagonal(-d, -2, -1) * real[:, None, d:] for d in token.tolist()]  # each [sentence, head, query]
-    curves = torch.stack([b.sum(2) / real[:, d:].sum(1, True) for d, b in enumerate(band)], dim=-1)
-    mean = curves.nan_to_num().mean(dim=0)  # [head, distance]; short sentences lack the largest distances
-    found, predicted = centred(scores), centred(mean[:, distance])
-    unexplained, everything = ((part**2).sum((0, 2, 3)) for part in (found - predicted, found))  # each [head]
-    return curves, (1 - unexplained / everything).where(everything > 1e-3, torch.nan)
-
+turned_keys = after_rotary(model, batch, "K")[:, where].mean(dim=1)  # [layer, feature]
+everywhere = {}
+for name, vector, later in (("after_rotary", turned_keys, True), ("before_rotary", common["K"], False)):
+    with edit_layers(model, "K", lambda k, layer, v=vector: k - v[layer], after_rotary=later):
+        everywhere[name] = float(effect(model, batch, before).mean())
+    print(f"{label(name):44s} KL {everywhere[name]:z.3f}")
+cancelled = everywhere["after_rotary"] < CANCELLED
 
 # %%
+queries, one = after_rotary(model, batch, "Q"), {key: value[:1] for key, value in batch.items()}
+random_k = random_like(common["K"], d_head, generator)
+constant = {
+    name: after_rotary(model, one, "K", instead=v)[:, 0] for name, v in (("c", common["K"]), ("random", random_k))
+}
 shown = [round(share * (n_layer - 1)) for share in (0.1, 0.5, 0.9)]
-reach = int(real.sum(dim=1).min())  # distances that every sentence has
-found = {layer: added_by_distance(layer, c_in) for layer in shown}
-random_k = random_like(offset["K"], d_head, generator)
-random_in = after_rotary(one, "K", make=lambda layer: replace(random_k[layer]))
-curves_k = {layer: curves[..., :reach].cpu() for layer, (curves, _) in found.items()}
-curves_random = {layer: added_by_distance(layer, random_in)[0][..., :reach].cpu() for layer in shown}
-n = f"{len(real)} {label('sentences')}, {int(real.sum())} {label('tokens')}"
-figure = plot_distance(curves_k, curves_random, title=f"{model.provenance}: {n}")
-for layer, (_, share) in found.items():
-    explains = say("khoảng cách giải thích", "distance explains"), f"{float(share.nanmedian()):.0%}"
-    same = say("mọi khoảng cách như nhau", "the same at every distance"), ""
-    print(f"{label('layer')} {layer}:", *(explains if share.isfinite().any() else same))
+curves = {
+    name: {layer: score_by_distance(queries[layer], c[layer], real_tokens(batch), d_head).cpu() for layer in shown}
+    for name, c in constant.items()
+}
+figure = plot_distance(curves["c"], curves["random"], title=f"{model.provenance} · K · {n}")
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi đường là một đầu, vẽ quanh trung bình của chính nó; các đường xám là một vector ngẫu nhiên cùng độ dài. Đọc: một đường đi xuống là một đầu ưu tiên token gần; một đường gợn sóng ưu tiên vài khoảng cách nhất định. Dưới hình là tỉ lệ phương sai của điểm cộng thêm mà *chỉ riêng* khoảng cách giải thích được, lấy trung vị (median) qua các đầu; phần còn lại tùy truy vấn.
+Mỗi đường là một đầu: điểm mà $c$ (màu) hoặc một vector ngẫu nhiên (xám) cộng thêm, theo khoảng cách; trung bình *của từng truy vấn* đã trừ đi, vì softmax bỏ đúng hằng số ấy. Nằm ngang là không có tác dụng gì: mô hình không có bước xoay (GPT-2) phải cho toàn đường nằm ngang. Ngẫu nhiên cũng cho một hàm của khoảng cách; cái riêng của $c$, nếu có, là *giảm*: ưu tiên token gần. Nhưng RoPE nói chung không phải "càng xa càng yếu" (Barbero và cộng sự).
 
-Vậy độ dời của K, trong mô hình có RoPE, hoạt động như một *bias vị trí tương đối* (relative position bias), loại mà T5 và ALiBi thêm vào một cách tường minh. Trong mô hình không có RoPE (GPT-2) thì nó không làm gì cả: ở đó dòng "trừ độ dời" của K phải bằng 0.
+## 5. V: trung bình chung là một bias
 
-## 6. Truy vấn: điểm hút chú ý
-
-Độ dời của Q cộng vào điểm của khóa $j$ số hạng $\mu_Q\cdot k_j$, như nhau với mọi truy vấn (có RoPE thì số hạng ấy còn tùy khoảng cách): một bảng "khóa nào được ưa thích", bất kể ai hỏi. Khóa được ưa thích nhất thường là token đầu câu, **điểm hút chú ý** (attention sink).
-
-Phép thử có đối chứng: trừ độ dời của Q, nhưng *trả lại đúng phần điểm bị mất ở token đầu* và không trả gì ở các khóa khác. Phần ấy tính trước được: token đầu chỉ nhìn thấy chính nó, nên khóa của nó không đổi khi ta sửa Q.
-
-**Dự đoán.** Chỉ trả lại điểm của một token duy nhất thì KL giảm được bao nhiêu phần?
+Trọng số attention (attention weight) của một truy vấn có tổng bằng 1. Nếu *mọi* V đều được cộng thêm cùng một vector $c$ thì đầu ra là $\sum_j a_{ij}(v_j+c)=\sum_j a_{ij}v_j+c$: luồng dư của *mọi token, trong mọi câu* nhận cùng một vector $W_Oc$, bất kể attention nhìn đi đâu. Đó là một *bias*: giống nhau ở khắp nơi, nó không cho biết gì về câu đang đọc. Phần riêng của từ thì khác: nó chỉ đến những token nhìn vào từ ấy.
 """
 
 # %% [markdown] lang="en"
 r"""
-Each line is a head, drawn around its own mean; the grey ones are a random vector of the same length. To read it: a line that falls is a head that prefers near tokens; one that waves prefers certain distances. Below the figure, the share of the variance of the added score that distance *alone* explains (median over heads; the rest depends on the query).
+Each line is a head: the score that $c$ (coloured) or a random vector (grey) adds, by distance; the mean *of each query* is taken out, for the softmax drops just that constant. A level line means no effect: a model without a rotary step (GPT-2) must show level lines only. A random vector gives a function of distance too; what is special about $c$, if anything, is that it *falls*, preferring near tokens. (RoPE as such is not "weaker with distance": Barbero et al.)
 
-So in a model with rotary positions K's offset acts as a *relative position bias*, the kind that T5 and ALiBi add openly. In a model without them (GPT-2) it does nothing at all: there the line "subtract the offset" of K must be 0.
+## 5. V: the common mean is a bias
 
-## 6. Queries: the attention sink
-
-Q's offset adds $\mu_Q\cdot k_j$ to the score of key $j$, the same for every query (with rotary positions it also depends on the distance): a table of which keys are liked, whoever asks. The key liked best is mostly the first token of the text, the **attention sink**.
-
-A test with a control: subtract Q's offset, but *give back the score that the first token lost*, and nothing at any other key. What it lost can be computed beforehand: the first token sees only itself, so its key stays as it was when Q is edited.
-
-**Predict.** Giving back the scores of one single token: how much of the KL does that save?
+The attention weights of a query sum to 1. If the same vector $c$ is added to *all* V, the output is $\sum_j a_{ij}(v_j+c)=\sum_j a_{ij}v_j+c$: the residual stream of *every token in every text* receives the same $W_Oc$, wherever attention looks. That is a *bias*: the same everywhere, it tells nothing about the text being read. The word's own part is different: it reaches only the tokens that look at the word.
 """
-
-
-# %%
-def lost_on_first(vectors):
-    """Score with the first token's key that Q loses with these vectors, [layer, sentence, head, query]."""
-    turned = after_rotary(one, "Q", make=lambda layer: replace(vectors[layer]))  # [layer, 1, token, feature]
-    return torch.stack(
-        [(by_head(q) @ by_head(k[:, :1], group).mT).squeeze(-1) / d_head**0.5 for q, k in zip(turned, k_in)]
-    )
-
-
-@contextmanager
-def first_token_restored(lost):
-    """Add these scores at the first key of every attention layer, through its additive mask."""
-
-    def restorer(layer):
-        def restore(module, args, kwargs):
-            mask = kwargs["attention_mask"].expand(-1, lost.shape[2], -1, -1).clone()  # [sentence, head, query, key]
-            mask[..., 0] += lost[layer]
-            return args, {**kwargs, "attention_mask": mask}
-
-        return restore
-
-    with ExitStack() as hooks:
-        for layer, module in enumerate(attention_modules(model)):
-            hooks.callback(module.register_forward_pre_hook(restorer(layer), with_kwargs=True).remove)
-        yield
-
-
-# %%
-def look(vectors=None, lost=None):
-    """With these vectors subtracted from Q: KL [sentence], attention on the first token [sentence, layer], and layer 0."""
-    with ExitStack() as edits, torch.no_grad():
-        for layer in range(n_layer) if vectors is not None else ():
-            edits.enter_context(edit_qkv(model, layer, "Q", subtract(vectors[layer])))
-        if lost is not None:
-            edits.enter_context(first_token_restored(lost))
-        kl = effect(model, batch, before["ordinary"]).kl
-        weights = model.base_model(**batch, output_attentions=True).attentions
-    later_queries = real & (token > 0)  # the first query has no choice
-    counted = [(w[..., 0].mean(1) * later_queries).sum(1) / later_queries.sum(1) for w in weights]  # each [sentence]
-    return kl, torch.stack(counted, dim=-1), weights[0]
-
-
-# %%
-random_q = random_like(offset["Q"], d_head, generator)
-lost, lost_random = lost_on_first(offset["Q"]), lost_on_first(random_q)
-looks = {
-    "unedited": look(),
-    "offset": look(offset["Q"]),
-    "offset_restored": look(offset["Q"], lost),
-    "random": look(random_q),
-    "random_restored": look(random_q, lost_random),
-}
-given_back = say("· trả lại điểm của token đầu", "· first token's scores restored")
-names = {
-    "unedited": label("unedited"),
-    "offset": say("trừ độ dời", "offset subtracted"),
-    "offset_restored": given_back,
-    "random": say("trừ vector ngẫu nhiên", "random vector subtracted"),
-    "random_restored": given_back,
-}
-for key, (kl, on_first, _) in looks.items():
-    mean, half_width = mean_and_reach(kl)
-    print(f"{names[key]:31s} KL {mean:z.2f} ± {half_width:.2f}   {label('on_first')} {float(on_first.mean()):.2f}")
-for key in ("offset", "random"):
-    undone = 1 - float(looks[f"{key}_restored"][0].mean() / looks[key][0].mean())
-    print(f"{names[key]}: {say('trả lại điểm làm KL giảm', 'restoring the scores lowers the KL by')} {undone:.0%}")
-
-# %%
-ratios = [(w[:, :, -1, 0] / w[:, :, -1, 1]).log() for w in (looks["offset_restored"][2], looks["offset"][2])]
-change, wanted = ratios[0] - ratios[1], lost[0, :, :, -1]  # [sentence, head], at layer 0 nothing else differs yet
-checked = change.isfinite() & real[:, -1:]  # sentences without padding, weights that float32 can hold
-assert checked.any() and torch.allclose(change[checked], wanted[checked], atol=1e-2)
-
-panels = {
-    name: {"edited": looks[kind][1], "unedited": looks["unedited"][1], "restored": looks[f"{kind}_restored"][1]}
-    for name, kind in (("offset_size", "offset"), ("random_draw", "random"))
-}
-panels = {name: {key: curve.cpu() for key, curve in curves.items()} for name, curves in panels.items()}
-figure = plot_layer_curves(panels, "on_first", colour=COLOURS["Q"], title=f"{model.provenance} · Q\n{n}")
 
 # %% [markdown] lang="vi"
 r"""
-Bảng: KL, và trọng số trung bình mà token đầu nhận được. Hình con (panel) bên trái: trừ độ dời thì token đầu mất attention; trả lại điểm của nó thì attention trở lại, có khi quá mức. Bên phải là đối chứng: một vector ngẫu nhiên dài đúng như thế động đến token đầu bao nhiêu, và trả lại điểm thì cứu được bao nhiêu. Hai dòng cuối của bảng so hai tỉ lệ ấy với nhau.
+## 6. Q: thiệt hại đi qua điểm hút chú ý
 
-Chênh lệch KL giữa hai dòng của độ dời là phần thiệt hại đi *qua* điểm hút chú ý; phần còn lại đi đường khác.
+Trung bình chung của Q cộng vào điểm của khóa $j$ số hạng $c\cdot k_j$, cho mọi truy vấn: một bảng "khóa nào được ưa thích". Thiệt hại khi bỏ $c$ có đi *qua* trọng số ở các điểm hút không? Ta *ghim* (clamp) trọng số ấy về mức của lượt chạy không can thiệp, các khóa khác chia nhau phần còn lại theo tỉ lệ cũ. Và ngược lại: để nguyên Q, chỉ đặt vào các điểm hút trọng số của lượt chạy bị sửa.
 
-## 7. V: độ dời cộng gì vào luồng dư?
-
-Trọng số attention (attention weight) của một truy vấn có tổng bằng 1. Vậy nếu *mọi* V đều có cùng một vector $c$ thì đầu ra là
-
-$$\sum_j a_{ij}(v_j+c)=\sum_j a_{ij}v_j+c,$$
-
-và luồng dư (residual stream) của *mọi token, trong mọi câu* nhận cùng một vector $W_Oc$, bất kể attention nhìn đi đâu. Đó là định nghĩa của một *bias*. Một hằng số giống nhau ở khắp nơi không cho biết gì về câu đang đọc.
-
-Nếu chừa token đầu thì vector được cộng là $(1-a_{i0})\,W_Oc$ ở mỗi đầu: đầu nào dồn attention vào token đầu thì hầu như không cộng gì. Điểm hút chú ý, với V gần 0, là cách để một đầu *im lặng*. Trừ độ dời khỏi cả V của token đầu thì đầu ấy hết im lặng: đó là vì sao hai dòng của V ở mục 3 khác nhau nhiều đến thế.
-
-Ta kiểm chứng câu "cùng một vector" và đo vector ấy.
+**Quy tắc:** *đi qua điểm hút* nếu ghim làm mất ít nhất một nửa KL. *Riêng của trung bình chung* nếu ghim cứu được nhiều hơn ít nhất 20 điểm phần trăm so với cả hai vector ngẫu nhiên.
 """
 
 # %% [markdown] lang="en"
 r"""
-The table: the KL, and the mean weight that the first token gets. On the left: without the offset the first token loses attention; with its scores given back the attention returns, at times too much of it. On the right the control: how much a random vector just as long touches the first token, and how much giving back saves there. The last two lines of the table compare the two shares.
+## 6. Q: the damage goes through the sinks
 
-The difference of KL between the two lines of the offset is the part of the damage that goes *through* the sink; the rest takes other ways.
+Q's common mean adds $c\cdot k_j$ to the score of key $j$, for every query: a table of which keys are liked. Does the damage of losing $c$ pass *through* the weights on the sinks? We *clamp* those weights to what they are in the unedited run; the other keys share the rest in the old proportions. And the other way round: leave Q alone, and give the sinks the weights of the edited run.
 
-## 7. V: what does its offset add to the residual stream?
-
-The attention weights of a query sum to 1. So if *all* V contain the same vector $c$, the output is
-
-$$\sum_j a_{ij}(v_j+c)=\sum_j a_{ij}v_j+c,$$
-
-and the residual stream of *every token in every text* receives the same vector $W_Oc$, wherever attention looks. That is what a *bias* is. A constant that is the same everywhere tells nothing about the text being read.
-
-If the first token is left out, what is added is $(1-a_{i0})\,W_Oc$ in each head: a head that parks its attention on the first token adds next to nothing. The sink, its V near 0, is a head's way to *keep silent*. Subtract the offset from the first token's V too, and that head is silent no longer: which is why the two lines of V in section 3 are so far apart.
-
-We check "the same vector", and measure it.
+**Rule:** *through the sinks* if clamping removes at least half of the KL. *Peculiar to the common mean* if it saves at least 20 percentage points more than for both random vectors.
 """
 
+# %%
+sink = real_tokens(batch) & massive_tokens(model, batch)  # [sentence, token]
+
+
+def look(vector=None, goal=None):
+    """With `vector` subtracted from Q, and the weights on the sinks as in `goal`: mean KL, and all weights."""
+    change = (lambda q, layer: q) if vector is None else (lambda q, layer: q - vector[layer])
+    with edit_layers(model, "Q", change, where=where), clamped(model, sink, goal) as weights:
+        return float(effect(model, batch, before).mean()), weights
+
 
 # %%
-def added_to_stream(layer, vector):
-    """What subtracting `vector` from V takes from the attention output of a layer, [sentence, token, n_embd]."""
-    outputs = []
-    module = attention_modules(model)[layer]
-    handle = module.register_forward_hook(lambda module, args, output: outputs.append(output[0].detach().clone()))
-    try:
-        with torch.no_grad(), resume_at(model, layer, few_before):
-            model.base_model(**few)
-            with edit_qkv(model, layer, "V", subtract(vector)):
-                model.base_model(**few)
-    finally:
-        handle.remove()
-    return outputs[0] - outputs[1]
-
-
-few = encode(tokenizer, ordinary[0:16:2]).to(model.device)
-few_before = predict(model, few)
-kept = real_tokens(few, first=False)
-random_v = random_like(offset["V"], d_head, generator)
-panels = {name: {"offset_size": [], "random_draw": []} for name in ("share_of_stream", "along_mean")}
-
-# %%
-drawn = range(0, n_layer, max(1, n_layer // 10))
-for layer in drawn:
-    stream = few_before.layer_outputs[layer]
-    stream = stream[0] if isinstance(stream, tuple) else stream  # [sentence, token, n_embd]
-    mean = torch.stack([s[k].mean(dim=0) for s, k in zip(stream, kept)])  # [sentence, n_embd]
-    length = torch.stack([s[k].norm(dim=-1).mean() for s, k in zip(stream, kept)])  # [sentence]
-    for name, vectors in (("offset_size", offset["V"]), ("random_draw", random_v)):
-        taken = added_to_stream(layer, vectors[layer])  # [sentence, token, n_embd]
-        c = taken[0, 0]  # [n_embd]
-        assert torch.allclose(taken, c.expand_as(taken), atol=1e-3 * float(c.norm()))
-        panels["share_of_stream"][name].append(c.norm() / length)
-        panels["along_mean"][name].append(torch.cosine_similarity(mean, c.expand_as(mean), dim=-1))
-
-# %%
-panels = {
-    name: {key: torch.stack(values, dim=-1).cpu() for key, values in curves.items()} for name, curves in panels.items()
-}
-n = f"{len(kept)} {label('sentences')}, {int(kept.sum())} {label('tokens')}"
-figure = plot_layer_curves(
-    panels, "without_unit", layers=drawn, colour=COLOURS["V"], title=f"{model.provenance} · V\n{n}"
+_, usual = look()
+kinds = (say("trung bình chung", "common mean"), *[f"{label('random_draw')} {i}" for i in (1, 2)])
+shifts = (common["Q"], *(random_like(common["Q"], d_head, generator) for _ in range(2)))
+saved = []  # share of the KL that clamping removes
+for which, vector in zip(kinds, shifts) if sink.any() else ():
+    (lost, changed), (left, _) = look(vector), look(vector, usual)
+    saved.append(1 - left / lost)
+    print(f"{which:34s} KL {lost:.2f}   {say('ghim', 'clamped')} {left:.2f} ({saved[-1]:.0%})", end="   ")
+    print(f"{say('chỉ trọng số ấy', 'those weights alone')} {look(None, changed)[0]:.2f}")
+through = bool(saved) and saved[0] >= HALF
+peculiar = through and saved[0] - max(saved[1:]) >= 0.2
+print(
+    say("điểm hút:", "sinks:"),
+    int(sink.sum()),
+    say("· đi qua điểm hút:", "· through the sinks:"),
+    answer[through],
+    end=" ",
 )
+print(say("· riêng của trung bình chung:", "· peculiar to the common mean:"), answer[peculiar])
 
 # %% [markdown] lang="vi"
 r"""
-Ô trên đã kiểm tra ở mọi tầng được vẽ: thứ bị lấy đi là *cùng một vector* ở mọi token của mọi câu. Hình con bên trái: độ dài của nó so với luồng dư ngay sau tầng ấy. Hình con bên phải: cosine của nó với trung bình của luồng dư. Đường đen là vector ngẫu nhiên cùng độ dài *trước khi* qua $W_O$.
+Ba con số: KL khi trừ vector; KL khi ghim thêm trọng số ở điểm hút; KL khi *chỉ* đổi trọng số ấy. (KL không cộng được.) Nếu vector ngẫu nhiên cũng được cứu như thế, đi qua điểm hút không phải điều riêng của trung bình chung: dời Q theo hướng nào cũng làm xáo động trọng số ở đó trước hết.
 
-So màu với đen. Nếu đường màu bên trái cao hơn hẳn, $W_O$ khuếch đại đúng hướng của độ dời. Nếu hai đường bên trái đi sát nhau mà bên phải lại tách ra, thì cái riêng của độ dời không phải là độ dài mà là *hướng*: nó đẩy luồng dư theo hướng mà mọi token vốn đã có chung. Hình này *không* cho biết các tầng sau làm gì với nó; điều đó thì các dòng của V ở mục 3 đã trả lời.
-
-## 8. Từng tầng, từng đầu
-
-Giờ chỉ sửa *một* tầng, các tầng khác để nguyên. (Các tầng đứng trước không đổi, nên ta bắt đầu tính từ tầng bị sửa. Với mô hình nhiều tầng, cứ cách vài tầng ta mới lấy một.)
-
-**Dự đoán.** Thiệt hại khi sửa mọi tầng bằng tổng thiệt hại của từng tầng, lớn hơn hay nhỏ hơn?
+## 7. Kết luận, cho từng phần
 """
 
 # %% [markdown] lang="en"
 r"""
-The cell above has checked it at every layer drawn: what goes missing is *the same vector* at every token of every text. On the left, its length against that of the residual stream after the layer. On the right, its cosine with the mean of the residual stream. The black line is a random vector, as long as the offset *before* $W_O$.
+Three numbers: KL with the vector subtracted; KL with the sinks' weights clamped besides; KL when *only* those weights are changed. (KL does not add up.) If random vectors are saved as well, passing through the sinks is nothing peculiar to the common mean: shift Q any way, and the weights there are disturbed first of all.
 
-Compare colour with black. If the coloured line on the left is much higher, $W_O$ amplifies just the direction of the offset. If the two lines run together on the left and part on the right, what sets the offset apart is not its length but its *direction*: it pushes the residual stream the way that all tokens have in common already. The figure does *not* say what later layers do with it; the lines of V in section 3 have said that.
-
-## 8. Layer by layer, head by head
-
-Now edit *one* layer and leave the others. (Layers below stay as they were, so we start computing at the edited one. In a deep model we take every few layers.)
-
-**Predict.** Is the damage of editing all layers the sum of those of single layers, more, or less?
+## 7. Conclusions, part by part
 """
 
 # %%
-swept = [0, *range(1, n_layer, max(1, n_layer // 10))]
-options = {"Q": {}, "K": {}, "V": {"keep_first": True}}
-by_layer, by_layer_random = ({part: [] for part in "QKV"} for _ in range(2))
-for layer in swept:
-    for part in "QKV":
-        for vectors, kept_in in (
-            (offset[part], by_layer),
-            (random_like(offset[part], d_head, generator), by_layer_random),
-        ):
-            kept_in[part].append(measure(part, subtract, vectors, layers=[layer], **options[part]).kl)
-    means = {part: float(by_layer[part][-1].mean()) for part in "QKV"}
-    print(f"{label('layer')} {layer:2d}   " + "   ".join(f"{part} {kl:z.2f}" for part, kl in means.items()))
-
-# %%
-n = f"{len(batches['ordinary']['input_ids'])} {label('sentences')}, {int(real.sum())} {label('tokens')}"
-figure = plot_effect_depth(swept, by_layer, by_layer_random, title=f"{model.provenance}: {n}")
+print(say("Độ dời của từ, tại chỗ của từ:", "The word's offset, at its place:"))
+print(f"  {say('mang từ nào đứng đó', 'carries which word stood there')}: {answer[carries]}", end="   ")
+alone = {part: answer[decide(*interval[f"only_{part.lower()}"], HALF)] for part in "KV"}
+print(say(f"(một mình K: {alone['K']}, một mình V: {alone['V']})", f"(K alone: {alone['K']}, V alone: {alone['V']})"))
+for name in ("without_common", "without_own", "without_context"):
+    print(f"  {label(name)}: KL {float(missed[name].mean()):z.2f}")
+print(say("Trung bình chung, ở mọi token thường:", "The common mean, at all ordinary tokens:"))
+for part, held in verdicts.items():
+    print(f"  {part}   " + "   ".join(f"{label(name)}: {answer[yes]}" for name, yes in held.items()))
+print(f"  K   {label('after_rotary')}, {say('bị triệt tiêu', 'cancelled')}: {answer[cancelled]}")
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi tầng có một lần rút ngẫu nhiên riêng. Tìm những tầng mà điểm màu vượt hẳn điểm xám: ở đó chính *hướng* của độ dời quan trọng. Nơi hai đường đi sát nhau, một phép dời bất kỳ cũng gây hại chừng ấy.
+Vậy "độ dời là mã" đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q của từ chỉ chính token ấy dùng: token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là *thiết lập* mà mô hình được huấn luyện xoay quanh, và bảng cho biết phần nào cần đúng vector ấy. Nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nó không phải thước đo của mã.
 
-Tiếp theo: một đầu của một tầng. Phép sửa giữ nguyên các đầu khác. Để đỡ tốn thời gian, ta đo trên một nửa số câu.
+Tất cả đo trên một mô hình, năm từ, một kiểu câu tiếng Anh ngắn; có từ thay vào làm câu sai ngữ pháp. (GPT-2: hãy chạy khi có kết nối tới Hub.)
 """
 
 # %% [markdown] lang="en"
 r"""
-Each layer has a random draw of its own. Look for layers whose coloured dot stands clear above the grey one: there the *direction* of the offset matters. Where the two lines run together, any shift would do as much harm.
+How far, then, is "offsets are the code" right? It depends on *which offset*. The source measured the offset of one word, and section 2 answers for that one, in K and V. (Only the token itself uses its Q: later tokens do not read it.) The common mean is alike at all tokens and so cannot say which token it is; it is a *setting* around which the model was trained, and the table says which part needs that very vector. The smile of Q and K comes mostly from the common mean (notebook 06), and so it is no measure of the code.
 
-Next: one head of one layer. The edit leaves the other heads as they are. To save time we measure on half of the sentences.
+All this was measured on one model, five words, one kind of short English sentence; some words make it ungrammatical. (GPT-2: to be seen when run with the Hub.)
 """
 
 # %%
-batches["half"] = encode(tokenizer, ordinary[0::4])
-before["half"] = predict(model, batches["half"])
-head_layers = [n_layer // 3, 2 * n_layer // 3]
-by_single_head, by_single_head_random = ({part: [] for part in "QKV"} for _ in range(2))
-for layer in head_layers:
-    for part in "QKV":
-        for head in range(offset[part].shape[-1] // d_head):
-            at = slice(head * d_head, (head + 1) * d_head)
-            for kept_in, vectors in (
-                (by_single_head, offset[part]),
-                (by_single_head_random, random_like(offset[part], d_head, generator)),
-            ):
-                only = torch.zeros_like(vectors)
-                only[:, at] = vectors[:, at]
-                kept_in[part].append(measure(part, subtract, only, on="half", layers=[layer], **options[part]).kl)
-for part in "QKV":
-    means = "  ".join(f"{float(kl.mean()):z.3f}" for kl in by_single_head[part])
-    print(f"{part}  {means}")
-
-# %% [markdown] lang="vi"
-r"""
-## 9. Nụ cười lớn hơn thì tác động lớn hơn?
-
-Nếu nụ cười cho biết mô hình dựa vào độ dời đến đâu, thì tầng hay đầu nào có chỉ số nụ cười $S$ lớn hơn phải chịu hại nhiều hơn khi mất độ dời. Ta so $S$ của " her" (khối QQ, KK, VV, như bài 07 và 08) với KL vừa đo, bằng hệ số tương quan hạng (rank correlation) Spearman $\rho$.
-
-**Ngưỡng đặt trước.** "Có" nếu $\rho>0{,}5$ cả theo tầng lẫn theo đầu; "không" nếu cả hai không quá 0,5; còn lại là "một phần". **Dự đoán** cho Q, K và V.
-"""
-
-# %% [markdown] lang="en"
-r"""
-## 9. Does the larger smile mean the larger effect?
-
-If the smile told how much the model leans on the offset, then the layer or head with the larger smile index $S$ should suffer more without it. We compare $S$ of " her" (blocks QQ, KK, VV, as in notebooks 07 and 08) with the KL just measured, by Spearman's rank correlation $\rho$.
-
-**Threshold, beforehand.** "Yes" if $\rho>0.5$ over layers and over heads; "no" if neither exceeds 0.5; else "partly". **Predict** for Q, K and V.
-"""
-
-# %%
-her = batches["her"]
-her_positions = find_token(her, token_id_of(tokenizer, " her"))
-her_qkv = capture_qkv(model, her, positions=her_positions)
-
-
-def smiles(x, sizes):
-    """S of QQ, KK and VV."""
-    cosine = block_histograms(x, sizes, measures="cosine")["cosine"]
-    return {part: smile_index(cosine[part * 2]).cpu() for part in "QKV"}
-
-
-layer_smile = smiles(her_qkv.joined(), her_qkv.sizes)  # each [layer]
-parts = [her_qkv.heads(part).transpose(1, 2) for part in "QKV"]  # each [layer, head, sentence, d_head]
-same = torch.cat([parts[0], *(p.repeat_interleave(group, dim=1) for p in parts[1:])], dim=-1)
-head_smile = smiles(same, (d_head, d_head, d_head))  # each [layer, query head]
-
-# %%
-step = {"Q": 1, "K": group, "V": group}
-points, rho = {}, {}
-for part in "QKV":
-    s_heads = torch.cat([head_smile[part][layer, :: step[part]] for layer in head_layers])
-    points[part] = {
-        "one_layer": (layer_smile[part][swept[1:]], by_layer[part][1:], by_layer_random[part][1:]),  # layer 0 apart
-        "one_head": (s_heads, by_single_head[part], by_single_head_random[part]),
-    }
-    for kind, (s, effects, _) in points[part].items():
-        kl = torch.stack([e.mean() for e in effects]).cpu()
-        rho[part, kind] = float(stats.spearmanr(s, kl).statistic)
-    both = [rho[part, kind] > 0.5 for kind in points[part]]
-    answer = say("có", "yes") if all(both) else say("một phần", "partly") if any(both) else say("không", "no")
-    print(
-        f"{part}  {answer:9s}",
-        "  ".join(
-            f"{label(kind)} ρ = {rho[part, kind]:+z.1f} (n = {len(points[part][kind][0])})" for kind in points[part]
-        ),
-    )
-
-# %%
-n_half = f"{len(batches['half']['input_ids'])} {label('sentences')}"
-figure = plot_smile_and_effect(
-    points, title=f"{model.provenance}\n{label('one_layer')}: {n}; {label('one_head')}: {n_half}"
-)
-
-# %% [markdown] lang="vi"
-r"""
-Mười tầng và vài đầu là ít: đừng đọc $\rho$ kỹ hơn một chữ số. Nhưng có một lý do sâu hơn để không trông đợi một mối liên hệ chặt.
-
-## 10. Tự do gauge: cùng một mô hình, biểu đồ khác
-
-Trong mỗi đầu, thay $Q\to QM$ và $K\to KM^{-\top}$ với $M$ khả nghịch bất kỳ:
-
-$$(q_iM)\cdot(k_jM^{-\top})=q_iMM^{-1}k_j^\top=q_i\cdot k_j.$$
-
-Mọi điểm giữ nguyên, mọi logit giữ nguyên: đó là *tự do gauge* (gauge freedom), quyền chọn hệ tọa độ mà không ai thấy được từ bên ngoài. Nhưng các *chiều* (feature) đã bị trộn, nên cosine giữa các chiều thì đổi. Cùng một hàm số, biểu đồ khác.
-
-Với RoPE, $M$ phải giao hoán với phép quay của bước xoay: chỉ được quay và co giãn trong từng cặp chiều mà bước xoay quay chung. Thế vẫn còn một góc tự do cho mỗi cặp.
-
-### Bài tập 9.3
-Viết `gauge(q, k, m)`: `q`, `k` `[token, d_head]`, `m` `[d_head, d_head]` khả nghịch; trả về cặp `(q M, k M⁻ᵀ)`.
-
-*Gợi ý:* `torch.linalg.inv`, `.mT`.
-"""
-
-# %% [markdown] lang="en"
-r"""
-Ten layers and a few heads are not many: do not read $\rho$ beyond one digit. But there is a deeper reason not to expect a tight relation.
-
-## 10. Gauge freedom: the same model, another histogram
-
-In each head, replace $Q\to QM$ and $K\to KM^{-\top}$ with any invertible $M$:
-
-$$(q_iM)\cdot(k_jM^{-\top})=q_iMM^{-1}k_j^\top=q_i\cdot k_j.$$
-
-Every score stays, every logit stays: this is *gauge freedom*, a choice of coordinates that nobody can see from outside. But *features* have been mixed, so the cosines between features change. The same function, another histogram.
-
-With rotary positions $M$ must commute with the turns of the rotary step: it may only turn and scale within each pair of features that the step turns together. That still leaves one free angle for each pair.
-
-### Exercise 9.3
-Write `gauge(q, k, m)`: `q`, `k` `[token, d_head]`, `m` `[d_head, d_head]` invertible; return the pair `(q M, k M⁻ᵀ)`.
-
-*Hint:* `torch.linalg.inv`, `.mT`.
-"""
-
-
-# %% tags=["exercise"]
-def gauge(q, k, m):
-    return ...
-
-
-check("9.3", gauge)
-
-
-# %% tags=["solution"]
-# @title Lời giải 9.3 · Solution 9.3
-def gauge(q, k, m):
-    return q @ m, k @ torch.linalg.inv(m).mT
-
-
-check("9.3", gauge)
-
-# %% [markdown] lang="vi"
-r"""
-Chọn góc nào? Với mỗi đầu K và mỗi cặp chiều, ta thử 64 góc và lấy góc mà ở đó độ dời tương đối $|b|=|\mu|/\text{rms}$ của các chiều Q (trung bình qua các đầu Q dùng chung đầu K ấy) lớn hơn của các chiều K nhiều nhất: *khép* nụ cười của KK, *mở* nụ cười của QQ. $M$ còn nhân mỗi cặp với 2, để thấy rằng nó không cần là phép quay thuần túy. Ta làm thế ở mọi tầng.
-"""
-
-# %% [markdown] lang="en"
-r"""
-Which angle? For each key head and each pair of features we try 64 angles and take the one where the relative offsets $|b|=|\mu|/\text{rms}$ of Q's features (mean over the query heads that share the key head) exceed those of K's the most: *close* the smile of KK, *open* that of QQ. $M$ also scales each pair by 2, to show that it need not be a pure rotation. We do so at every layer.
-"""
-
-# %%
-rotary = getattr(model.config, "rope_parameters", None) or {}
-half = int(d_head * rotary.get("partial_rotary_factor", 1)) // 2  # feature i turns together with feature i + half
-angles = torch.linspace(0, torch.pi, 65, dtype=torch.float64)[:-1]
-
-
-def relative_offsets(x):
-    """|b| of the turned features: x [sentence, head, d_head] -> [head, pair, angle], both features of a pair added."""
-    first, second = (x[..., at : at + half].unsqueeze(-1).double().cpu() for at in (0, half))
-    turned = first * angles.cos() - second * angles.sin(), first * angles.sin() + second * angles.cos()
-    return sum(t.mean(dim=0).abs() / t.square().mean(dim=0).sqrt() for t in turned)
-
-
-def gauge_matrices(layer, sign):
-    """One M for each key head, [head, d_head, d_head]; sign 1 closes KK and opens QQ, -1 the reverse."""
-    q, k = (relative_offsets(her_qkv.heads(part)[layer]) for part in "QK")
-    q = q.unflatten(0, (-1, group)).mean(dim=1)  # over the query heads of a key head
-    best = angles[(sign * (q - k)).argmax(dim=-1)]  # [head, pair]
-    m = torch.eye(d_head, dtype=torch.float64).repeat(len(best), 1, 1)
-    i = torch.arange(half)
-    m[:, i, i] = m[:, i + half, i + half] = 2 * best.cos()
-    m[:, i, i + half], m[:, i + half, i] = 2 * best.sin(), -2 * best.sin()
-    return m
-
-
-# %%
-@contextmanager
-def other_gauge(model, sign):
-    """The model with Q M and K M⁻ᵀ in every head of every layer."""
-    with ExitStack() as edits:
-        for layer in range(n_layer):
-            for_q = gauge_matrices(layer, sign).to(model.dtype).to(model.device)
-            for_k = torch.linalg.inv(for_q).mT
-            for part, m in (("Q", for_q.repeat_interleave(group, dim=0)), ("K", for_k)):
-
-                def fn(values, positions, m=m):
-                    heads = values.unflatten(-1, (-1, d_head))
-                    return torch.einsum("stha,hab->sthb", heads, m).flatten(2)
-
-                edits.enter_context(edit_qkv(model, layer, part, fn))
-        yield
-
-
-# %%
-double = in_double(model)  # float64 from end to end: model.double() leaves the softmax in float32
-some = encode(tokenizer, ordinary[0:12:2]).to(model.device)
-with torch.no_grad():
-    logits = double(**some).logits[real_tokens(some)]
-    for sign in (1, -1):
-        with other_gauge(double, sign):
-            difference = (double(**some).logits[real_tokens(some)] - logits).abs().max()
-        assert 0 < difference < 1e-10
-print(f"float64, {n_layer} {label('layers')}, |logit| ≤ {float(logits.abs().max()):.0f}: |Δ logit| < 1e-10")
-del double
-
-# %%
-layer = n_layer // 10
-gauges = {say("khép KK", "KK closed"): 1, say("khép QQ", "QQ closed"): -1}
-conditions = {say("như đã huấn luyện", "as trained"): block_histograms(her_qkv.joined()[layer], her_qkv.sizes)}
-for name, sign in gauges.items():
-    with other_gauge(model, sign):
-        other = capture_qkv(model, her, layers=layer, positions=her_positions)
-    conditions[name] = block_histograms(other.joined()[0], other.sizes)
-
-trained, largest = next(iter(conditions.values()))["cosine"], 0.0
-for name, result in conditions.items():
-    moved = {block: float(wasserstein_distance(result["cosine"][block], trained[block])) for block in ("QQ", "KK")}
-    largest = max(largest, *moved.values())
-    print(f"{name:20s}", "  ".join(f"{b} S {float(smile_index(result['cosine'][b])):+z.2f}" for b in moved), end="   ")
-    print("W1", "  ".join(f"{value:.2f}" for value in moved.values()))
-assert largest > 0.1
-figure = plot_conditions(
-    conditions, measures=("cosine",), blocks=("QQ", "QK", "KK"), title=f"{model.provenance} · {label('layer')} {layer}"
-)
-
-# %% [markdown] lang="vi"
-r"""
-Ba mô hình, *cùng* logit (đến $10^{-10}$ trong float64, kiểm tra ở mọi tầng cùng lúc), *khác* biểu đồ. Vậy nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó là tính chất của hệ tọa độ mà quá trình huấn luyện tình cờ chọn. Độ dời $\mu$ thì vẫn ở đó, chỉ được chia lại cho các chiều: chuẩn của nó trong mỗi cặp không đổi ngoài hệ số 2 (ở K: 1/2).
-
-Điều này *không* có nghĩa là nụ cười do ngẫu nhiên: huấn luyện có thể ưu tiên một hệ tọa độ (bộ tối ưu Adam làm việc theo từng tọa độ). Nó có nghĩa là không thể suy ra "mô hình dùng gì" chỉ từ hình dạng của biểu đồ.
-
-## 11. Kết luận, cho từng phần
-
-Bảng sau do ô mã viết, theo các ngưỡng đặt ở mục 1. Với V, con số là của thí nghiệm chừa token đầu (trung bình cũng không tính token ấy). Dấu × là tỉ số với lần rút ngẫu nhiên mạnh nhất.
-"""
-
-# %% [markdown] lang="en"
-r"""
-Three models, the *same* logits (to $10^{-10}$ in float64, all layers at once), *different* histograms. So the smile of QQ and KK is not a property of the function that the model computes; it belongs to the coordinates that training happened to choose. The offset $\mu$ is still there, shared out differently over the features: its norm in each pair is the same but for the factor 2 (for K: 1/2).
-
-This does *not* mean that the smile is an accident: training may favour some coordinates (the optimiser Adam works coordinate by coordinate). It means that "what the model uses" cannot be read off the shape of a histogram.
-
-## 11. Conclusions, part by part
-
-The table is written by the cell, by the thresholds of section 1. For V the figures are those of the experiment that leaves the first token alone (the mean was taken without it, too). The × is the ratio to the strongest random draw.
-"""
-
-# %%
-yes, no = say("có", "yes"), say("không", "no")
-verdicts = {}
-for on, name in sets.items():
-    print(name)
-    for part in "QKV":
-        key = "subtract_not_first" if part == "V" else "subtract"
-        mean, reach = mean_and_reach(results[on][part][key])
-        ratio = mean / max(CANCELLED, *(float(draw.mean()) for draw in controls[on][part][key]))
-        alone = float(results[on][part]["replace"].mean() / results[on][part]["zero"].mean())
-        needed = mean - reach > NEEDED
-        verdicts[on, part] = needed, needed and ratio >= SPECIFIC, alone <= ENOUGH
-        words = [yes if verdict else no for verdict in verdicts[on, part]]
-        print(f"  {part}  {say('cần thiết', 'needed')}: {words[0]} ({mean:.1f})", end="   ")
-        print(f"{say('đặc thù', 'specific')}: {words[1]} (×{ratio:.1f})", end="   ")
-        print(f"{say('tự nó đủ', 'enough')}: {words[2]} ({alone:.0%})")
-
-# %%
-free = float(results["ordinary"]["K"]["after_rotary"].mean()) < CANCELLED
-agree = [part for part in "QKV" if verdicts["ordinary", part] == verdicts["her", part]]
-said = {
-    (True, True): say("mô hình cần chính vector ấy", "the model needs that very vector"),
-    (True, False): say(
-        "mất nó thì hại, nhưng dời theo hướng ngẫu nhiên cũng hại gần bằng",
-        "its loss hurts, but a blind shift hurts about as much",
-    ),
-    (False, False): say("mô hình hầu như không cần nó", "the model hardly needs it"),
-}
-for part in "QKV":
-    needed, specific, enough = verdicts["ordinary", part]
-    rest = say("; riêng nó làm được hơn nửa việc", "; alone it does more than half of the work") if enough else ""
-    print(f"{part}: {said[needed, specific]}{rest}")
-print(f"K, {say('sau bước xoay bị triệt tiêu', 'cancelled after the rotary step')}: {yes if free else no}")
-print(f"{say('hai tập câu cho cùng phán quyết', 'both sets give the same verdicts')}: {', '.join(agree)}")
-
-# %% [markdown] lang="vi"
-r"""
-Vậy "độ dời là mã" đúng đến đâu? Bảng trả lời bằng số; phần đầu của mỗi điều dưới đây thì đúng với mọi mô hình, vì đó là đồng nhất thức (identity).
-
-- **K.** Một hằng số trên mọi khóa, ở nơi tích vô hướng được tính, *không làm gì cả*. Điều mà độ dời của K làm được, nó làm qua bước xoay: một bias tùy truy vấn và khoảng cách, không tùy khóa là token nào.
-- **V.** Độ dời của V cộng *cùng một vector* vào luồng dư của mọi token (chỉ giảm đi ở những đầu nhìn vào token đầu). Mô hình có thể cần nó đến mức không chạy nổi khi thiếu nó, như một động cơ cần con ốc; nhưng con ốc không phải là thông điệp.
-- **Q.** Độ dời của Q là bảng ưa thích các khóa, chung cho mọi truy vấn; ta mới đo một ô của bảng ấy, điểm hút chú ý, và mục 6 cho biết bao nhiêu phần thiệt hại đi qua nó.
-
-Một đại lượng giống nhau ở mọi token thì không mang *bit* nào về token. Chữ "mã", nếu hiểu là thông tin về câu đang đọc, là sai cho cả ba. Nếu hiểu là một *thiết lập* cố định mà mô hình được huấn luyện xoay quanh, thì bảng cho biết nó đúng cho phần nào. Và nụ cười không phải là thước đo của điều đó: mục 9 so sánh, mục 10 chứng minh.
-
-Kết quả này đo trên một mô hình và những câu tiếng Anh ngắn. (GPT-2: hãy chạy khi có kết nối tới Hub.)
-"""
-
-# %% [markdown] lang="en"
-r"""
-How far, then, is "the offset is a code" justified? The table answers with numbers; the first half of each point below holds for every model, for it is an identity.
-
-- **K.** A constant on all keys, where the dot product is taken, *does nothing*. What K's offset can do, it does through the rotary step: a bias that depends on the query and the distance, whichever token the key is.
-- **V.** V's offset adds *the same vector* to the residual stream of every token (less of it only in heads that look at the first token). The model may need it so badly that it cannot run without, as an engine needs a screw; but a screw is not a message.
-- **Q.** Q's offset is a table of liked keys, common to all queries; we have measured one entry of that table, the sink, and section 6 says what share of the damage goes through it.
-
-What is the same at every token carries no *bit* about the token. "Code", read as information on the text, is wrong for all three. Read as a *setting* around which the model was trained, the table says for which parts it is right. And the smile does not measure it: section 9 compares, section 10 proves.
-
-All this was measured on one model and short English sentences. (GPT-2: to be seen when run with the Hub.)
-"""
-
-# %%
-with edit_qkv(model, None, "K", lambda values, positions: values):  # sanity check: an edit that edits nothing
-    assert float(effect(model, few, few_before).kl.abs().max()) == 0
-assert all("forward" not in vars(m) for m in model.modules())
+with edit_layers(model, "K", lambda k, layer: k):  # sanity check: an edit that edits nothing
+    assert float(effect(model, batch, before).abs().max()) == 0
+assert all(not module._forward_hooks for module in attention_modules(model))
 print("✓")
 
 # %% [markdown] lang="vi"
 r"""
 ## Tự kiểm tra
-1. Vì sao mỗi can thiệp cần một vector ngẫu nhiên *cùng độ dài ở từng đầu*, chứ không chỉ cùng độ dài toàn vector?
-2. Một bạn cộng 1000 vào mọi phần tử của K ở GPT-2 và thấy logit không đổi. Bạn ấy kết luận "GPT-2 không dùng K". Sai ở đâu?
-3. Vì sao trung bình phải lấy từ những câu khác với những câu dùng để đo?
-4. V cũng có tự do gauge: $V\to VN$, $W_O\to N^{-1}W_O$. Nó cho phép làm gì với nụ cười của VV?
-5. Trừ độ dời của V khỏi *cả* token đầu gây hại nhiều hơn hẳn. Giải thích bằng từ "im lặng".
+1. Vì sao đặt nguyên K và V của " him" vào một vị trí phải cho KL đúng bằng 0, dù Q ở đó vẫn là của " her"?
+2. Một bạn cộng 1000 vào mọi phần tử của K ở GPT-2, thấy logit (điểm của từng token trước softmax) không đổi, và kết luận: "GPT-2 không dùng K". Sai ở đâu?
+3. Trung bình chung không cho biết từ nào đứng đó. Vì sao bỏ nó đi vẫn có thể làm hỏng mô hình?
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Các đầu có độ lớn rất khác nhau; một vector chỉ cùng độ dài toàn vector có thể dồn vào những đầu mà mô hình không dùng.
-2. Hằng số không mang thông tin, nhưng *biến thiên* của K quanh hằng số ấy thì có: dòng "chỉ giữ độ dời" của K cho thấy mất biến thiên ấy thì mô hình hỏng.
-3. Nếu không, trung bình chứa một phần của chính câu đang đo, và trừ nó đi cũng là bớt biến thiên của câu ấy.
-4. Trộn các chiều của mỗi đầu tùy ý, nên cũng khép hay mở được nụ cười của VV bên trong mỗi đầu mà không đổi một logit nào.
-5. Đầu dồn attention vào token đầu nhận V gần 0, tức là im lặng; trừ độ dời khỏi V ấy thì đầu này nói ra $-W_Oc$ ở mọi nơi.
+1. Q ở đó chỉ quyết định chính token ấy đọc gì; token sau thấy vị trí ấy qua K và V, mà ở mọi tầng K và V đã được đặt thẳng vào.
+2. Hằng số không mang thông tin, nhưng *biến thiên* của K quanh hằng số ấy thì có.
+3. Như một động cơ thiếu con ốc: mọi thứ còn lại được huấn luyện quanh chỗ có nó. Con ốc không phải là thông điệp.
 </details>
 
 ## Tóm tắt
-- Một can thiệp chỉ có nghĩa khi đứng cạnh một can thiệp ngẫu nhiên cùng độ lớn, với khoảng tin cậy theo câu.
-- Softmax triệt tiêu mọi hằng số cộng vào K; RoPE biến hằng số ấy thành một hàm của khoảng cách.
-- Độ dời của V là một bias của luồng dư; độ dời của Q góp phần tạo ra điểm hút chú ý.
-- Cùng một hàm số có thể cười hoặc không cười: tự do gauge.
+- Hoán đổi độ dời của hai từ trả lời câu hỏi mà biểu đồ không trả lời được: các token sau đọc gì ở đó.
+- Softmax triệt tiêu mọi hằng số cộng vào K; RoPE biến nó thành hàm của khoảng cách; hằng số của V là một bias.
+- Can thiệp chỉ có nghĩa bên cạnh đối chứng, ở liều lượng mà mô hình chưa hỏng.
 
 ## Tài liệu
+- F. Zhang và N. Nanda, *Towards Best Practices of Activation Patching in Language Models*, ICLR 2024 (arXiv:2309.16042).
+- K. Wang và cộng sự, *Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 Small*, ICLR 2023 (arXiv:2211.00593).
+- M. Sun và cộng sự, *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762).
+- X. Gu và cộng sự, *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 (arXiv:2410.10781).
 - J. Su và cộng sự, *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021 (arXiv:2104.09864).
+- F. Barbero và cộng sự, *Round and Round We Go! What makes Rotary Positional Encodings useful?*, ICLR 2025 (arXiv:2410.06205).
 - M. Namazifar, D. Hazarika, D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 (arXiv:2302.08626).
-- G. Xiao và cộng sự, *Efficient Streaming Language Models with Attention Sinks*, ICLR 2024 (arXiv:2309.17453).
-- Y. Bondarenko, M. Nagel, T. Blankevoort, *Quantizable Transformers: Removing Outliers by Helping Attention Heads Do Nothing*, NeurIPS 2023 (arXiv:2306.12929).
-- O. Press, N. Smith, M. Lewis, *Train Short, Test Long: Attention with Linear Biases*, ICLR 2022 (arXiv:2108.12409).
-- C. Raffel và cộng sự, *Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer*, JMLR 21, 2020 (arXiv:1910.10683).
-- N. Elhage và cộng sự, *A Mathematical Framework for Transformer Circuits*, 2021 (transformer-circuits.pub).
 """
 
 # %% [markdown] lang="en"
 r"""
 ## Check yourself
-1. Why does each intervention need a random vector of the same length *in each head*, not just the same length over all?
-2. A friend adds 1000 to every entry of K in GPT-2, sees the logits unchanged and concludes: "GPT-2 does not use K". What is wrong?
-3. Why must the mean come from other sentences than those measured on?
-4. V has a gauge freedom too: $V\to VN$, $W_O\to N^{-1}W_O$. What does it allow you to do to the smile of VV?
-5. Subtracting V's offset from the first token *too* does far more harm. Explain with the word "silent".
+1. Why must putting the whole K and V of " him" into one place give a KL of exactly 0, although Q there is still that of " her"?
+2. A friend adds 1000 to every entry of K in GPT-2, sees the logits (the scores of the tokens before the softmax) unchanged and concludes: "GPT-2 does not use K". What is wrong?
+3. The common mean cannot tell which word stood there. Why may dropping it break the model all the same?
 
 <details><summary>Short answers</summary>
 
-1. Heads differ widely in size; a vector of the same overall length may fall on heads that the model does not use.
-2. The constant carries no information, but K's *variation* around it does: the line "keep only the offset" of K shows the harm of losing that.
-3. Otherwise the mean holds a part of the very sentence measured, and subtracting it takes some of that sentence's variation too.
-4. Mix the features of each head at will, so close or open the smile of VV within heads without changing a logit.
-5. A head with its attention on the first token gets a V near 0, so it is silent; with the offset subtracted there it says $-W_Oc$ everywhere.
+1. Q there decides only what that token itself reads; later tokens see the place through K and V, and those were put in directly at every layer.
+2. The constant carries no information, but K's *variation* around it does.
+3. As an engine without a screw: all the rest was trained around it. A screw is not a message.
 </details>
 
 ## Summary
-- An intervention means something only beside a random one of the same size, with an interval over sentences.
-- The softmax cancels every constant of K; rotary positions turn it into a function of distance.
-- V's offset is a bias of the residual stream; Q's offset feeds the attention sink.
-- One and the same function may smile or not: gauge freedom.
+- Swapping the offsets of two words answers what a histogram cannot: what later tokens read there.
+- The softmax cancels every constant of K; rotary positions turn it into a function of distance; a constant of V is a bias.
+- An intervention means something only beside controls, at a dose where the model is not yet broken.
 
 ## References
+- F. Zhang and N. Nanda, *Towards Best Practices of Activation Patching in Language Models*, ICLR 2024 (arXiv:2309.16042).
+- K. Wang et al., *Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 Small*, ICLR 2023 (arXiv:2211.00593).
+- M. Sun et al., *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762).
+- X. Gu et al., *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 (arXiv:2410.10781).
 - J. Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021 (arXiv:2104.09864).
+- F. Barbero et al., *Round and Round We Go! What makes Rotary Positional Encodings useful?*, ICLR 2025 (arXiv:2410.06205).
 - M. Namazifar, D. Hazarika, D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 (arXiv:2302.08626).
-- G. Xiao et al., *Efficient Streaming Language Models with Attention Sinks*, ICLR 2024 (arXiv:2309.17453).
-- Y. Bondarenko, M. Nagel, T. Blankevoort, *Quantizable Transformers: Removing Outliers by Helping Attention Heads Do Nothing*, NeurIPS 2023 (arXiv:2306.12929).
-- O. Press, N. Smith, M. Lewis, *Train Short, Test Long: Attention with Linear Biases*, ICLR 2022 (arXiv:2108.12409).
-- C. Raffel et al., *Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer*, JMLR 21, 2020 (arXiv:1910.10683).
-- N. Elhage et al., *A Mathematical Framework for Transformer Circuits*, 2021 (transformer-circuits.pub).
 """

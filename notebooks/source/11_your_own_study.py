@@ -8,7 +8,7 @@
 
 # %% [markdown] lang="vi"
 r"""
-# 10 · Nghiên cứu của riêng bạn
+# 11 · Nghiên cứu của riêng bạn
 
 **Câu hỏi.** Mô hình khác, từ khác, câu do chính bạn viết (kể cả tiếng Việt): hình nụ cười (smile) có còn đó không, và bạn được phép kết luận đến đâu?
 
@@ -24,7 +24,7 @@ r"""
 
 # %% [markdown] lang="en"
 r"""
-# 10 · A study of your own
+# 11 · A study of your own
 
 **Question.** Another model, another word, sentences that you wrote yourself (Vietnamese ones too): is the smile still there, and how much may you conclude?
 
@@ -177,7 +177,7 @@ for word in ("her", "của", "không"):
 r"""
 Với từ gồm nhiều token, ta xét **token cuối**: trong mô hình nhân quả (causal), chỉ nó đã thấy trọn từ. Nhưng không thể tìm nó chỉ bằng id: với bộ tách token theo byte, token cuối của “của” chính là chữ “a”, có mặt trong vô số từ khác. Phải tìm *cả dãy*.
 
-### Bài tập 10.1
+### Bài tập 11.1
 Viết `last_of_word(ids, pieces)`: `ids` là danh sách id của một câu, `pieces` là bộ id của từ. Trả về vị trí token *cuối* của từ ở lần xuất hiện đầu tiên; không có thì trả về `None`.
 
 *Gợi ý:* so từng đoạn dài `len(pieces)` của `ids` với `pieces`; `tuple(...)` giúp so sánh.
@@ -187,7 +187,7 @@ Viết `last_of_word(ids, pieces)`: `ids` là danh sách id của một câu, `p
 r"""
 Of a word of several tokens we study the **last one**: in a causal model it alone has seen the whole word. But it cannot be found by its id: for a byte-level tokenizer the last token of “của” is a plain “a”, which stands in countless other words. The *whole sequence* must be found.
 
-### Exercise 10.1
+### Exercise 11.1
 Write `last_of_word(ids, pieces)`: `ids` is the list of ids of a sentence, `pieces` the tuple of ids of the word. Return the position of the word's *last* token at its first occurrence, or `None` where there is none.
 
 *Hint:* compare each stretch of length `len(pieces)` in `ids` with `pieces`; `tuple(...)` makes them comparable.
@@ -199,11 +199,11 @@ def last_of_word(ids, pieces):
     return ...
 
 
-check("10.1", last_of_word)
+check("11.1", last_of_word)
 
 
 # %% tags=["solution"]
-# @title Lời giải 10.1 · Solution 10.1
+# @title Lời giải 11.1 · Solution 11.1
 def last_of_word(ids, pieces):
     for start in range(len(ids) - len(pieces) + 1):
         if tuple(ids[start : start + len(pieces)]) == tuple(pieces):
@@ -211,7 +211,7 @@ def last_of_word(ids, pieces):
     return None
 
 
-check("10.1", last_of_word)
+check("11.1", last_of_word)
 
 # %% [markdown] lang="vi"
 r"""
@@ -476,7 +476,7 @@ Phép chiếu (projection) là tuyến tính: độ dời $\mu=W\bar h+b$, với
 
 **Dự đoán.** Nếu mô hình có bias, bias góp nhiều nhất vào độ dời của Q, K hay V?
 
-### Bài tập 10.2
+### Bài tập 11.2
 Viết `share_of_bias(bias, offset)`: hai vector `[feature]`, trả về một số.
 
 *Gợi ý:* tỉ số hai độ dài không cộng lại thành 1; tích vô hướng thì được.
@@ -490,7 +490,7 @@ The projection is linear: the offset is $\mu=W\bar h+b$, with $\bar h$ the mean 
 
 **Predict.** Where a model has biases, do they contribute most to the offset of Q, of K or of V?
 
-### Exercise 10.2
+### Exercise 11.2
 Write `share_of_bias(bias, offset)`: two vectors `[feature]`, return a number.
 
 *Hint:* a ratio of lengths does not add up to 1; dot products do.
@@ -502,16 +502,16 @@ def share_of_bias(bias, offset):
     return ...
 
 
-check("10.2", share_of_bias)
+check("11.2", share_of_bias)
 
 
 # %% tags=["solution"]
-# @title Lời giải 10.2 · Solution 10.2
+# @title Lời giải 11.2 · Solution 11.2
 def share_of_bias(bias, offset):
     return float(bias @ offset / (offset @ offset))
 
 
-check("10.2", share_of_bias)
+check("11.2", share_of_bias)
 
 
 # %%
