@@ -68,6 +68,7 @@ from helpers import (
 from helpers.capture import attention_layers
 from helpers.checks import check
 from helpers.plots import plot_depth, plot_layer_histograms
+from helpers.widgets import layer_explorer
 
 # %% [markdown] lang="vi"
 r"""
@@ -223,6 +224,25 @@ figure = plot_layer_histograms(target["cosine"], control["cosine"], title=model.
 r"""
 Hàng trên là token đích, hàng dưới là token đối chứng. Từ tầng nào màu cam chuyển vào giữa hình? Hình này *không* cho biết sự thay đổi đến từ độ dời hay từ độ phân tán (mục 6), và do bộ phận nào của mô hình (mục 9 và 10).
 
+Từng tầng một: kéo thanh trượt, hoặc bấm vào nó rồi dùng phím mũi tên. (Hình tĩnh bên dưới cho thấy trạng thái ban đầu.)
+"""
+
+# %% [markdown] lang="en"
+r"""
+The upper row is the target, the lower one the control. From which layer on does the orange move to the middle? The figure does *not* say whether a change comes from offset or spread (section 6), nor which part of the model makes it (sections 9 and 10).
+
+One layer at a time: move the slider, or click it and use the arrow keys. (The still figure below shows the initial state.)
+"""
+
+# %% tags=["nbval-ignore-output"]
+explorer = layer_explorer(target["cosine"], control["cosine"])
+explorer.widget
+
+# %%
+explorer.figure
+
+# %% [markdown] lang="vi"
+r"""
 ## 5. Bản đồ nhiệt của hệ số tương quan
 
 Cùng dữ liệu, đã trừ trung bình. Theo khẳng định 3 thì không còn tầng nào có mép màu cam. Có đúng vậy không?
@@ -230,8 +250,6 @@ Cùng dữ liệu, đã trừ trung bình. Theo khẳng định 3 thì không c�
 
 # %% [markdown] lang="en"
 r"""
-The upper row is the target, the lower one the control. From which layer on does the orange move to the middle? The figure does *not* say whether a change comes from offset or spread (section 6), nor which part of the model makes it (sections 9 and 10).
-
 ## 5. The correlation as a heat map
 
 The same data with the means removed. By claim 3 no layer has orange edges any more. Is that so?
