@@ -506,14 +506,11 @@ def _split(split):
     if not np.allclose(common, x.numpy().mean(axis=0)):
         return "common phải là trung bình trên mọi token", "common must be the mean over all tokens"
     if np.allclose(own, of_word):
-        return (
-            "own vẫn còn chứa phần mà từ nào cũng có",
-            "own still contains what every word has",
-        )
+        return "own vẫn còn chứa phần mà từ nào cũng có", "own still contains what every word has"
     if not np.allclose(own, of_word - common):
         return (
-            "own phải như nhau ở mọi lần xuất hiện của một từ, và chỉ do các lần ấy quyết định",
-            "own must be the same at every occurrence of a word, and depend on those occurrences alone",
+            "own phải như nhau ở mọi lần xuất hiện của một từ: nhìn từ common, từ ấy nằm ở đâu?",
+            "own must be the same at every occurrence of a word: seen from common, where does the word lie?",
         )
     if not np.allclose(common + own + context, x.numpy()):
         return "ba phần cộng lại chưa bằng x", "the three parts do not add up to x yet"
@@ -720,7 +717,7 @@ def _swap_offset(swap_offset):
     if np.allclose(answer, x + m - o):
         return "ngược chiều: bỏ độ dời nào, thêm độ dời nào?", "the wrong way round: which offset goes, which comes?"
     if np.allclose(answer, x - m) or np.allclose(answer, x + o):
-        return "mới được một nửa: một độ dời ra, một độ dời vào", "half of it: one offset goes out, the other comes in"
+        return "mới được một nửa: bỏ một độ dời, thêm một độ dời", "half of it: one offset goes out, the other comes in"
     if np.allclose(answer, np.broadcast_to(o, x.shape)):
         return "độ lệch của x phải còn nguyên", "the deviations of x must stay"
     return (
@@ -738,10 +735,10 @@ def _added(added):
     if np.allclose(answer, expected):
         return None
     if np.allclose(answer, expected * np.sqrt(8)):
-        return "còn thiếu phép chia trong công thức của điểm", "the division in the formula of the score is missing"
+        return "còn thiếu phép chia trong công thức tính điểm", "the division in the formula of the score is missing"
     if np.allclose(answer, expected / np.sqrt(8)):
         return "chia cho căn bậc hai của d, không phải d", "divide by the square root of d, not by d"
-    return "so với số hạng thứ hai của công thức ở trên", "compare with the last term of the formula above"
+    return "so với số hạng cuối của công thức ở trên", "compare with the last term of the formula above"
 
 
 # ---- 10 same_model_other_histogram ---------------------------------------------------------------
@@ -759,7 +756,7 @@ def _gauge(gauge):
     new_q, new_k = (_tensor(part, 4, 4) for part in answer)
     if not np.allclose(new_q @ new_k.T, q @ k.T):
         if np.allclose(new_k, k @ torch.linalg.inv(m)):
-            return "k cần nghịch đảo *chuyển vị*", "k takes the inverse *transposed*"
+            return "k phải nhân với nghịch đảo *chuyển vị*", "k takes the inverse *transposed*"
         return "điểm q·k đã đổi: ma trận nhân vào k phải khử được M", "the scores q·k changed: k's matrix must undo q's"
     if not np.allclose(new_q, q @ m):
         return "điểm giữ nguyên, nhưng q phải thành q M", "the scores stay, but q must become q M"
@@ -779,7 +776,7 @@ def _pair_share(pair_share):
         return None
     if np.allclose(answer, share(slice(0, 6, 2), slice(1, 6, 2))):
         return (
-            "chiều i đi cùng chiều i + half, không phải với chiều bên cạnh",
+            "chiều i đi cùng chiều i + half, không phải cùng chiều bên cạnh",
             "i goes with i + half, not with its neighbour",
         )
     if np.allclose(answer, (mean / energy)[:3]) or np.allclose(answer, (mean / energy).reshape(2, 3).mean(axis=0)):

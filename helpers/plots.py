@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from helpers.baselines import null_density
 from helpers.i18n import label, say
 from helpers.masks import BLOCKS, matrix_mask, part_slices
+from helpers.statistics import null_shares, smile_index
 
 COLOURS = {
     "Q": "#0072B2",
@@ -192,29 +193,41 @@ def plot_conditions(
 
 
 @_styled
-def plot_one_curve(points, null_smile, title=None):
-    """Smile index against effective sample size, with the exact null as the curve (notebook 06).
+def plot_one_curve(cosines, correlations, title=None):
+    """Smile index against one number of each histogram, with the null at that number as the curve (notebook 06).
+
+    The number is the offset's share of the energy for the cosine, where the null has 1 / share^2 sentences, and the
+    effective sample size for the correlation.
 
     Args:
-        points: list of (measure, block, n_eff `[layer]`, S `[layer]`).
-        null_smile: function (n, measure) -> S of the exact null.
+        cosines, correlations: lists of (block, number `[layer]`, `BlockHistogram` with counts `[layer, bins]`).
+        title: above the figure.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-    for axis, measure, start in zip(axes, ("cosine", "correlation"), (1.05, 2.1)):
+    share, size = np.linspace(0.14, 0.99, 200), np.geomspace(2.1, 60, 200)
+    for axis, measure, rows, x, n in (
+        (axes[0], "cosine", cosines, share, 1 / share**2),
+        (axes[1], "correlation", correlations, size, size),
+    ):
         for block in BLOCKS:
-            found = [
-                (n, s) for kind, name, ns, ss in points if (kind, name) == (measure, block) for n, s in zip(ns, ss)
-            ]
-            axis.plot(*zip(*((float(n), float(s)) for n, s in found)), ".", ms=5, color=COLOURS[block], label=block)
-        sizes = np.geomspace(start, 60, 200)
-        axis.plot(sizes, [null_smile(n, measure) for n in sizes], color="black", lw=1.2, label=label("null"))
+            found = [(at, smile_index(h)) for name, at, h in rows if name == block]
+            if found:
+                at, s = (torch.cat(part).numpy(force=True) for part in zip(*found))
+                axis.plot(at, s, ".", ms=5, color=COLOURS[block], label=block)
+        edges = rows[0][2].edges.cpu()
+        middle = (edges[1:] + edges[:-1]).abs() / 2
+        null = torch.stack([null_shares(k, measure, edges) for k in n])  # [point, bin]
+        s = null[:, middle > 0.8].sum(-1) - null[:, middle < 0.2].sum(-1)
+        axis.plot(x, s, color="black", lw=1.2, label=label("null"))
         axis.axhline(0, color="black", lw=0.5)
-        axis.axvline(3 if measure == "cosine" else 4, color=BASELINE, lw=0.8, ls="--")  # where the null is flat
-        axis.set(xscale="log", xlim=(1, 60), ylim=(-1.05, 1.05))
-        axis.set_xticks([1, 2, 3, 5, 10, 20, 50], ["1", "2", "3", "5", "10", "20", "50"])
-        axis.minorticks_off()
+        axis.axvline(3**-0.5 if measure == "cosine" else 4, color=BASELINE, lw=0.8, ls="--")  # the null is uniform
         axis.set_title(label(measure))
-        axis.set_xlabel(label("effective_n"))
+    axes[0].set(xlim=(0, 1), ylim=(-1.05, 1.05))
+    axes[0].set_xlabel(label("offset_energy"))
+    axes[1].set(xscale="log", xlim=(2, 60))
+    axes[1].set_xticks([2, 3, 4, 5, 10, 20, 50], ["2", "3", "4", "5", "10", "20", "50"])
+    axes[1].minorticks_off()
+    axes[1].set_xlabel(label("effective_n"))
     axes[0].set_ylabel(label("smile_index"))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, markerscale=2)
     if title:

@@ -3,7 +3,7 @@
     model, tokenizer = open_model("smollm2")
     sentences, notes = read_sentences("my_sentences.txt")
     target = find_word(model, tokenizer, sentences, "her")      # helpers/target.py
-    verdicts = judge(x, sizes, layer)                           # helpers/verdicts.py
+    verdicts = judge(x, x_control, sizes, layer)                # helpers/verdicts.py
 
 Where the input will not do, `StudyError` says so in one sentence, in the language in use.
 """

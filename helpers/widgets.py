@@ -174,7 +174,7 @@ def mask_explorer(sizes):
         return f"{block} · {code_name} {BLOCKS[block]} · {pairs_name}: {pairs[block]:_}"
 
     buttons = ToggleButtons(options=names, description=label("block"), style={"button_width": "3.5em"})
-    return Explorer(figure, buttons, draw, say("mặt nạ mã hóa", "coded mask"))
+    return Explorer(figure, buttons, draw, say("mặt nạ mã số", "coded mask"))
 
 
 @_styled

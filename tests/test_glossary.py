@@ -127,6 +127,13 @@ def test_a_first_use_without_the_english_name_is_found_and_a_heading_is_none():
     assert len(found) == 1 and "the first 'bản đồ nhiệt' lacks (heat map)" in found[0]
 
 
+def test_words_that_another_term_runs_into_are_no_use_of_the_shorter_one():
+    text = "Ta trừ trung bình chung khỏi mọi token."
+    assert glossary.missing_glosses(DATA, "there", text) == []
+    found = glossary.missing_glosses(DATA, "there", text + " Ta trừ trung bình của từng cột.")
+    assert len(found) == 1 and "the first 'trừ trung bình' lacks (mean-centring)" in found[0]
+
+
 def test_vietnamese_is_read_out_of_code():
     code = '"""Tài liệu của mô-đun."""\nx = say("tầng", "layer")\ny = f"lớp {x} và {y:>3} đầu"\nz = "head"\n'
     assert list(glossary.strings(code)) == [(2, "tầng"), (3, "lớp … và … đầu")]

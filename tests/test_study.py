@@ -1,6 +1,7 @@
 """A reader's own study: cleaning, the target word, refusals in one sentence, verdicts, and notebook 11 itself."""
 
 import csv
+import itertools
 import re
 import shutil
 import unicodedata
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import scipy
 import torch
 import transformers
 from nbclient import NotebookClient
@@ -284,35 +286,44 @@ def test_bytes_of_broken_letters_are_those_of_utf8(smollm2, text):
 # ---- verdicts ------------------------------------------------------------------------------------
 
 
-def test_verdicts_are_those_of_notebook_06(her_qkv):
+def test_the_first_six_verdicts_are_those_of_notebook_06(smollm2, her_batch, her_positions, her_qkv):
     x, sizes = her_qkv.joined(), her_qkv.sizes
+    control = capture_qkv(smollm2[0], her_batch, positions=her_positions - 1).joined()
     notebook = nbformat.read(ROOT / "notebooks" / "en" / "06_mean_offset.ipynb", as_version=4)
     printed = "\n".join(o.text for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "text" in o)
     table = re.findall(r"^\d [^\n]{26} (holds partly|holds|fails) +(\d+)/(\d+) layers", printed, flags=re.MULTILINE)
-    assert len(table) == len(CLAIMS) == 6
+    assert len(table) == len(CLAIMS) == 7
     short = {"holds": "holds", "partly": "holds partly", "fails": "fails"}
-    found = [(short[v.verdict], str(v.held), str(v.layers)) for v in judge(x, sizes, 3)]
-    assert found == table
+    found = [(short[v.verdict], str(v.held), str(v.layers)) for v in judge(x, control, sizes, 3)]
+    assert found[:6] == table[:6]
 
 
 def test_figures_follow_their_definitions():
     generator = torch.Generator().manual_seed(0)
-    x, sizes = torch.randn(2, 12, 9, generator=generator) + 1, (4, 3, 2)
-    figures = deciding_figures(x, sizes)
+    x, control, sizes = *(torch.randn(2, 2, 12, 9, generator=generator) + 1), (4, 3, 2)
+    figures = deciding_figures(x, control, sizes)
     h = block_histograms(x, sizes)
     s = {block: smile_index(h["cosine"][block]) for block in ("QQ", "KK", "VV")}
     assert torch.equal(figures[0], torch.minimum(s["QQ"], s["KK"]))
     assert torch.equal(figures[1], s["VV"] - figures[0])
     halves = x[:, ::2].double().mean(1), x[:, 1::2].double().mean(1)
-    assert torch.allclose(figures[5], torch.cosine_similarity(*halves, dim=-1))
+    alike = torch.cosine_similarity(x.double().mean(1), control.double().mean(1), dim=-1)
+    assert torch.allclose(figures[6], torch.cosine_similarity(*halves, dim=-1) - alike)
+    share = {block: h["cosine"][block].share_above for block in ("QQ", "KK", "QK")}
+    chance = 2 * (1 - scipy.stats.beta.cdf((1 + 0.9) / 2, 11 / 2, 11 / 2))  # of two directions in 12 dimensions
+    needed = ((share["QQ"] + share["KK"]) / 4).clamp(min=chance + 0.05)
+    assert torch.allclose(figures[2], share["QK"] / needed, rtol=1e-3)
+    shares = torch.stack([b.counts.double() / b.counts.sum(-1, keepdim=True) for _, b in h["correlation"].items()])
+    apart = [(a - b).cumsum(-1).abs().sum(-1) / 50 for a, b in itertools.combinations(shares, 2)]
+    assert torch.allclose(figures[5], torch.stack(apart).amax(0))
 
 
 @pytest.mark.parametrize("n", [3, 5])
 @pytest.mark.filterwarnings("error")
 def test_a_target_that_never_changes_is_undefined_and_said_to_be(n):
     x = torch.randn(3, 1, 40, generator=torch.Generator().manual_seed(0)).expand(3, n, 40).contiguous()
-    verdicts = judge(x, (20, 10, 10), 1)
-    assert [v.verdict for v in verdicts][3:5] == ["undefined", "undefined"]
+    verdicts = judge(x, x.flip(0), (20, 10, 10), 1)
+    assert [v.verdict for v in verdicts][3:6] == ["undefined"] * 3
 
     class Repeated:
         word, pieces, n_distinct = "her", ("“ her”",), 1
@@ -322,7 +333,7 @@ def test_a_target_that_never_changes_is_undefined_and_said_to_be(n):
 
 
 def test_an_interval_over_the_threshold_is_undecided_and_said_to_be(smollm2):
-    verdicts = judge(torch.randn(2, 20, 30, generator=torch.Generator().manual_seed(0)), (10, 10, 10), 1)
+    verdicts = judge(*torch.randn(2, 2, 20, 30, generator=torch.Generator().manual_seed(0)), (10, 10, 10), 1)
     v = verdicts[0]._replace(low=-0.1, high=0.1)
     assert v.undecided and not v._replace(low=0.05).undecided
     verdicts = [v._replace(low=9.0, high=9.1) for v in verdicts]
@@ -339,7 +350,7 @@ def test_what_is_exported_can_be_read_again(smollm2, tmp_path, vietnamese):
 
     target = find_word(*smollm2, load_sentences("cua"), "của", "last")
     qkv = capture_qkv(smollm2[0], target.batch, layers=[0, 1], positions=target.positions)
-    verdicts = judge(qkv.joined(), qkv.sizes, 1)
+    verdicts = judge(qkv.joined(), qkv.joined().roll(1, dims=-1), qkv.sizes, 1)
     figure = plt.figure()
     names = export(figure, verdicts, target, smollm2[0].provenance, 1, tmp_path / "out")
     plt.close(figure)
@@ -347,7 +358,7 @@ def test_what_is_exported_can_be_read_again(smollm2, tmp_path, vietnamese):
     assert (tmp_path / "out" / names[0]).read_bytes().startswith(b"\x89PNG")
     with (tmp_path / "out" / names[1]).open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["claim"][0] for row in rows] == list("123456")
+    assert [row["claim"][0] for row in rows] == list("1234567")
     assert {(row["word"], row["n_sentences"]) for row in rows} == {("của", "54")}
     assert [float(row["value"]) for row in rows] == pytest.approx([v.value for v in verdicts], abs=6e-4, nan_ok=True)
 

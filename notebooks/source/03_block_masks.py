@@ -8,7 +8,7 @@
 
 # %% [markdown] lang="vi"
 r"""
-# 03 · Mặt nạ mã hóa: cắt ma trận thành sáu khối
+# 03 · Mặt nạ mã số: cắt ma trận thành sáu khối
 
 **Câu hỏi.** So sánh mọi chiều (feature) của Q, K, V với nhau, ta được một ma trận rất lớn. Làm sao lấy ra đúng các cặp Q–Q, hay đúng các cặp Q–K, mỗi cặp một lần, mà không nhầm?
 

@@ -8,34 +8,34 @@
 
 # %% [markdown] lang="vi"
 r"""
-# 06 · Độ dời trung bình: khép lại nụ cười, và phán quyết
+# 06 · Độ dời trung bình: gồm những gì, từ đâu ra, và phán quyết
 
-**Câu hỏi.** Độ dời trung bình (mean offset) làm nên nụ cười. Bao nhiêu độ dời thì đủ? Nó từ đâu ra? Ta chắc chắn đến mức nào với 54 câu? Và từng khẳng định của tài liệu gốc: đúng, đúng một phần, hay sai?
+**Câu hỏi.** Độ dời trung bình (mean offset) làm nên nụ cười. Độ dời phải lớn đến đâu mới đủ? Trong độ dời của " her", bao nhiêu là của riêng " her", bao nhiêu là thứ mà từ nào cũng có? Với 54 câu, ta chắc chắn đến mức nào? Khẳng định nào của tài liệu gốc đứng vững?
 
 **Sau bài này, bạn có thể**
 - bớt dần độ dời và xem nụ cười khép lại;
-- dự đoán biểu đồ tần suất (histogram) của cosine chỉ từ trung bình (mean) và phương sai (variance);
-- đưa ra khoảng tin cậy (confidence interval) bằng jackknife (bỏ từng mẫu), và nói vì sao không dùng bootstrap (lấy mẫu lại) ở đây;
-- kiểm tra *luật một đường cong*: mọi biểu đồ là phân phối theo giả thuyết không (null) ở cỡ mẫu hiệu dụng (effective sample size);
-- viết bảng phán quyết mà mọi con số đều do mã tính ra.
+- tách mỗi vector thành trung bình chung, phần riêng của từ và phần do ngữ cảnh;
+- lần ngược độ dời về vài chiều (feature) của đầu vào;
+- đưa ra khoảng tin cậy (confidence interval) bằng jackknife (bỏ từng mẫu), không bằng bootstrap (lấy mẫu lại);
+- viết bảng phán quyết mà mọi con số đều do chương trình tính ra.
 
-**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 02, 04 và 05.
+**Thời gian:** khoảng 62 phút đọc và làm bài tập; máy tính chạy khoảng 30 giây. **Cần biết trước:** bài 02, 04 và 05.
 """
 
 # %% [markdown] lang="en"
 r"""
-# 06 · The mean offset: closing the smile, and the verdict
+# 06 · The mean offset: what it is made of, where it comes from, and the verdict
 
-**Question.** The mean offset makes the smile. How much offset is enough? Where does it come from? How sure can we be with 54 sentences? And each claim of the source: does it hold, hold partly, or fail?
+**Question.** The mean offset makes the smile. How large must it be? How much of the offset of " her" is the word's own, and how much has every word? How sure can we be with 54 sentences? Which claims of the source hold?
 
 **Afterwards you can**
 - take the offset out a little at a time and watch the smile close;
-- predict the histogram of the cosine from means and variances alone;
-- give jackknife intervals, and say why not a bootstrap here;
-- test the *one-curve law*: every histogram is the null distribution at an effective sample size;
-- write a table of verdicts in which every number is computed.
+- split every vector into the common mean, the word's own part and what the context adds;
+- trace the offset back to a few features of the input;
+- give jackknife intervals, not bootstrap ones;
+- write a table of verdicts, every number computed.
 
-**Time:** about 60 minutes of reading and exercises; the computer runs for about 25 seconds. **You need:** notebooks 02, 04 and 05.
+**Time:** about 62 minutes of reading and exercises; the computer runs for about 30 seconds. **You need:** notebooks 02, 04 and 05.
 """
 
 # %% tags=["setup"]
@@ -45,6 +45,9 @@ from helpers import set_language
 set_language("vi")
 
 # %%
+import itertools
+from contextlib import ExitStack
+
 import torch
 
 from helpers import (
@@ -54,22 +57,26 @@ from helpers import (
     block_values,
     capture_qkv,
     control_positions,
+    edit_qkv,
     effective_n,
     encode,
     find_token,
     jackknife,
-    kolmogorov_smirnov_distance,
     label,
     load_model,
+    load_ordinary,
     load_sentences,
     null_shares,
     part_slices,
     say,
+    shuffle_entries,
     smile_index,
     token_id_of,
     wasserstein_distance,
 )
+from helpers.capture import ADAPTERS
 from helpers.checks import check
+from helpers.interventions import massive_tokens, real_tokens
 from helpers.plots import plot_depth, plot_one_curve
 from helpers.widgets import centring_explorer
 
@@ -82,7 +89,7 @@ Thay vì trừ cả trung bình, ta trừ một phần: $x - a\,\mu$ với $a$ t
 **Dự đoán.** Khi bỏ một nửa độ dời ($a=0{,}5$), nụ cười khép lại một nửa, nhiều hơn hay ít hơn?
 
 ### Bài tập 6.1
-Viết `partial_centre(x, a)`: trả về $x - a\,\mu$, với $\mu$ là trung bình của từng chiều (feature) theo token; `x` có kích thước `[..., token, feature]`.
+Viết `partial_centre(x, a)`: trả về $x - a\,\mu$, với $\mu$ là trung bình của từng chiều theo token; `x` có kích thước `[..., token, feature]`.
 
 *Gợi ý:* `keepdim=True`.
 """
@@ -91,7 +98,7 @@ Viết `partial_centre(x, a)`: trả về $x - a\,\mu$, với $\mu$ là trung b�
 r"""
 ## 1. Take the mean out a little at a time
 
-Instead of the whole mean, subtract a part of it: $x - a\,\mu$ with $a$ from 0 (cosine) to 1 (correlation). The relative offset $m=\mu/\sigma$ becomes $(1-a)\,m$.
+Subtract a part of the mean: $x - a\,\mu$ with $a$ from 0 (cosine) to 1 (correlation). The relative offset $m=\mu/\sigma$ becomes $(1-a)\,m$.
 
 **Predict.** With half of the offset gone ($a=0.5$), has the smile closed by half, by more or by less?
 
@@ -120,20 +127,17 @@ check("6.1", partial_centre)
 
 # %%
 model, tokenizer = load_model()
-batch = encode(tokenizer, load_sentences("her"))
-positions = find_token(batch, token_id_of(tokenizer, " her"))
-qkv = capture_qkv(model, batch, positions=positions)
-sizes, n = qkv.sizes, len(batch["input_ids"])
-layer = len(qkv.layers) // 10
-x = qkv.joined()[layer]  # [sentence, feature]
+batch, her = encode(tokenizer, load_sentences("her")), token_id_of(tokenizer, " her")
+positions = find_token(batch, her)
+n, n_layer = len(positions), len(attention_modules(model))
+layer = max(1, n_layer // 10)
+qkv = capture_qkv(model, batch, layers=layer, positions=positions)
+sizes, x = qkv.sizes, qkv.joined()[0]  # [sentence, feature]
 print(model.provenance, "·", label("layer"), layer, "·", f"n = {n}")
 
 for a in (0, 0.25, 0.5, 0.75, 0.9, 1):
     cosine = block_histograms(partial_centre(x, a), sizes, measures="cosine")["cosine"]
-    print(
-        f"a = {a:4.2f}   S  "
-        + "  ".join(f"{block} {float(smile_index(cosine[block])):+.2f}" for block in ("QQ", "KK", "VV"))
-    )
+    print(f"a = {a:4.2f}   S ", *(f"{block} {float(smile_index(cosine[block])):+.2f}" for block in ("QQ", "KK", "VV")))
 
 # %% tags=["nbval-ignore-output"]
 explorer = centring_explorer(x, sizes, block="QQ")
@@ -144,287 +148,382 @@ explorer.figure
 
 # %% [markdown] lang="vi"
 r"""
-Đọc bảng: $S$ xuống dưới 0 từ trước khi độ dời bị trừ hết, và không giảm đều theo $a$. Lý do nằm trong đồng nhất thức (identity) của bài 02: $m$ đi vào qua $m/\sqrt{1+m^2}$. Ở những chiều có độ dời rất lớn, biểu thức ấy đã bão hòa gần ±1, bỏ một nửa hầu như chưa đổi gì; những chiều có độ dời vừa phải thì đổi ngay.
+Hãy kéo thanh trượt. Nếu lúc đầu $S>0$, nó có giảm đều theo $a$ không? Trong đồng nhất thức (identity) của bài 02, $m$ chỉ xuất hiện dưới dạng $m/\sqrt{1+m^2}$: với độ dời rất lớn, biểu thức ấy đã bão hòa gần ±1, bỏ một nửa hầu như chưa đổi gì; với độ dời vừa phải thì đổi ngay.
 
-### Bài tập 6.2
-Với khối QQ, tìm giá trị $a$ nhỏ nhất trong $0;\,0{,}05;\,0{,}10;\,\dots;\,1$ sao cho $S<0$. Gán vào `a_closed`.
+## 2. Dự đoán biểu đồ chỉ từ trung bình và phương sai
 
-*Gợi ý:* một vòng lặp với `partial_centre` và `smile_index`.
+Đồng nhất thức: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ với $b=\mu/\text{rms}$. Gọi trung bình của bình phương là **năng lượng (energy)** của một chiều; $b^2$ là tỉ lệ năng lượng thuộc về độ dời. Bỏ số hạng chứa $r$ thì $\cos_{ij}\approx b_ib_j$: một dự đoán *không biết gì* về quan hệ giữa các chiều. Nó cách biểu đồ tần suất (histogram) thật bao xa (khoảng cách Wasserstein-1, W1, bài 05), còn phân phối theo giả thuyết không (null) cách bao xa?
 """
 
 # %% [markdown] lang="en"
 r"""
-Read the table: $S$ passes 0 before the whole offset is gone, and it does not fall evenly with $a$. The reason is in the identity: $m$ enters as $m/\sqrt{1+m^2}$. For features with a very large offset that is saturated near ±1, and taking half away changes next to nothing; features with a moderate offset change at once.
+Move the slider. Where $S>0$ at first, does it fall evenly with $a$? In the identity of notebook 02, $m$ enters as $m/\sqrt{1+m^2}$: a very large offset is saturated near ±1, and halving it changes next to nothing; a moderate one changes at once.
 
-### Exercise 6.2
-For the block QQ, find the smallest $a$ among $0, 0.05, 0.10, \dots, 1$ for which $S<0$. Put it into `a_closed`.
+## 2. Predict the histogram from means and variances alone
 
-*Hint:* a loop with `partial_centre` and `smile_index`.
+The identity: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ with $b=\mu/\text{rms}$. Call the mean of the squares the **energy** of a feature; $b^2$ is the share of it that is offset. Without the term with $r$, $\cos_{ij}\approx b_ib_j$: a prediction that knows *nothing* about relations between features. How far (Wasserstein-1 distance, W1, notebook 05) is it from the real histogram, and how far is the null distribution?
 """
 
-# %% tags=["exercise"]
-a_closed = ...
+# %%
+b = x.double().mean(dim=0) / x.double().square().mean(dim=0).sqrt()  # [feature]
+histograms = block_histograms(x, sizes)
+for block in BLOCKS:
+    h = histograms["cosine"][block]
+    predicted = torch.histc(block_values(torch.outer(b, b), sizes, block), bins=100, min=-1, max=1)
+    near = float(wasserstein_distance(h, predicted / predicted.sum()))
+    far = float(wasserstein_distance(h, null_shares(n, "cosine", h.edges)))
+    print(f"{block}   W1: b·b → cosine {near:.3f}   null → cosine {far:.3f}")
 
-check("6.2", a_closed, x, sizes)
+# %% [markdown] lang="vi"
+r"""
+Nếu cột đầu nhỏ hơn cột sau nhiều lần, thì chỉ cần biết từng chiều riêng lẻ dời bao xa là gần đủ để vẽ lại biểu đồ.
+
+## 3. Độ dời gồm những gì?
+
+Vector của một token là tổng của ba phần, $x = c + \delta_w + \varepsilon$:
+
+- $c$, **trung bình chung (common mean)**: trung bình trên mọi token thường của văn bản;
+- $\delta_w$, **phần riêng của từ (the word's own part)**: trung bình trên các lần xuất hiện của từ $w$, trừ $c$;
+- $\varepsilon$, **phần do ngữ cảnh (what the context adds)**: phần còn lại, mỗi lần xuất hiện một khác.
+
+Bài 02 đến 08 đo độ dời của một từ, tức $c+\delta_w$. Phần nào lớn hơn? Ta lấy $c$ từ những câu *khác*, không có " her", để " her" không bị so với chính nó. Ta cũng bỏ các **token khổng lồ** (bài 05), có luồng dư (residual stream) dài hơn 2,5 lần trung vị (median).
+
+**Dự đoán.** Cosine giữa trung bình của " her" và $c$, ở Q, ở K, ở V: gần 0, gần 0,5 hay gần 1?
+"""
+
+# %% [markdown] lang="en"
+r"""
+Where the first column is many times smaller, the offsets of single features nearly redraw the histogram.
+
+## 3. What is the offset made of?
+
+The vector of a token is the sum of three parts, $x = c + \delta_w + \varepsilon$:
+
+- $c$, the **common mean**: over all ordinary tokens of text;
+- $\delta_w$, **the word's own part**: the mean over the occurrences of the word $w$, minus $c$;
+- $\varepsilon$, **what the context adds**: the rest, different in every occurrence.
+
+Notebooks 02 to 08 measure the offset of one word, $c+\delta_w$. Which part is larger? We take $c$ from *other* sentences, lest " her" be compared with itself, and without **massive tokens** (notebook 05), whose residual stream is over 2.5 times as long as the median.
+
+**Predict.** The cosine between the mean of " her" and $c$, for Q, K and V: near 0, near 0.5 or near 1?
+"""
+
+
+# %%
+def read(batch):
+    """Q, K, V of all tokens `[layer, sentence, token, F]`; which are text and not massive `[sentence, token]`."""
+    seen = {part: [] for part in "QKV"}
+    with ExitStack() as edits:
+        for part, layers in seen.items():  # an edit that changes nothing
+            edits.enter_context(edit_qkv(model, None, part, lambda x, _, kept=layers: kept.append(x.cpu()) or x))
+        ordinary = real_tokens(batch) & ~massive_tokens(model, batch)  # runs the model
+    return torch.cat([torch.stack(seen.pop(part)) for part in "QKV"], dim=-1), ordinary
+
+
+# %%
+vectors, words, captures = {}, {}, {}  # of ordinary tokens, and their ids; of one token in each sentence
+for name in ("ordinary", "her", "water"):
+    text = encode(tokenizer, load_ordinary()[0::2] if name == "ordinary" else load_sentences(name))
+    everything, ordinary = read(text)
+    vectors[name], words[name] = everything[:, ordinary], text["input_ids"][ordinary]  # [layer, token, F], [token]
+    if name != "ordinary":
+        at, rows = find_token(text, token_id_of(tokenizer, f" {name}")), torch.arange(len(everything[0]))
+        captures[name] = everything[:, rows, at]  # [layer, sentence, F]
+        captures[f"before {name}"] = everything[:, rows, control_positions(text, at)]
+
+c = vectors["ordinary"][layer][words["ordinary"] != her].mean(dim=0)  # [F]
+mean_her = captures["her"][layer].mean(dim=0)  # [F]
+for part, at in part_slices(sizes).items():
+    cosine = torch.cosine_similarity(mean_her[at], c[at], dim=0)
+    print(f"{part}   cos(her, c) = {cosine:.2f}   |her| / |c| = {mean_her[at].norm() / c[at].norm():.2f}")
+
+# %% [markdown] lang="vi"
+r"""
+Cosine gần 1 nghĩa là độ dời của " her" phần lớn là trung bình chung. Đó là tính dị hướng (anisotropy) đã được biết từ lâu: vector của mọi *token* (các hàng) cùng ngả về một phía. Còn biểu đồ của ta so các *chiều* (các cột).
+
+### Bài tập 6.2
+Giờ hãy tách mọi từ. Viết `split(x, word)`, với `x` `[token, feature]` và `word` `[token]` là id của từng token. Trả về `common` `[feature]`, `own` và `context` `[token, feature]`; ba thứ cộng lại bằng `x`. Ở đây $c$ là trung bình của chính `x`.
+
+*Gợi ý:* với mỗi `w` trong `word.unique()`, các hàng `word == w` là những lần xuất hiện của nó.
+"""
+
+# %% [markdown] lang="en"
+r"""
+A cosine near 1 says that the offset of " her" is mostly the common mean. This is the long known anisotropy: the vectors of all *tokens* (rows) point to one side. Our histograms compare *features* (columns).
+
+### Exercise 6.2
+Now split every word. Write `split(x, word)`, with `x` `[token, feature]` and the ids `word` `[token]`. Return `common` `[feature]`, `own` and `context` `[token, feature]`, which add up to `x`; here $c$ is the mean of `x` itself.
+
+*Hint:* for each `w` in `word.unique()` the rows `word == w` are its occurrences.
+"""
+
+
+# %% tags=["exercise"]
+def split(x, word):
+    return ...
+
+
+check("6.2", split)
 
 
 # %% tags=["solution"]
 # @title Lời giải 6.2 · Solution 6.2
-def smile_at(a):
-    return float(smile_index(block_histograms(partial_centre(x, a), sizes, measures="cosine")["cosine"]["QQ"]))
+def split(x, word):
+    common = x.mean(dim=0)  # [feature]
+    mean = torch.empty_like(x)  # of the word that stands there
+    for w in word.unique():
+        mean[word == w] = x[word == w].mean(dim=0)
+    return common, mean - common, x - mean
 
 
-a_closed = next(step / 20 for step in range(21) if smile_at(step / 20) < 0)
-
-check("6.2", a_closed, x, sizes)
+check("6.2", split)
 
 # %% [markdown] lang="vi"
 r"""
-## 2. Dự đoán biểu đồ chỉ từ trung bình và phương sai
-
-Đồng nhất thức: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ với $b=\mu/\text{rms}$. Bỏ hẳn số hạng chứa $r$: $\cos_{ij}\approx b_ib_j$. Dự đoán này *không biết gì* về quan hệ giữa các chiều. Trước hết kiểm tra đồng nhất thức trên mọi cặp, rồi đo khoảng cách Wasserstein-1 từ dự đoán đến biểu đồ thật, so với khoảng cách từ phân phối null.
+Ta tách mọi từ xuất hiện ít nhất 10 lần (phần lớn là hư từ và dấu câu), sau khi chia mỗi chiều cho rms của nó để chiều nào cũng nặng như nhau. Khi ấy năng lượng chia *đúng* thành ba tỉ lệ, có tổng bằng 1.
 """
 
 # %% [markdown] lang="en"
 r"""
-## 2. Predict the histogram from means and variances alone
-
-The identity: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ with $b=\mu/\text{rms}$. Drop the term with $r$ altogether: $\cos_{ij}\approx b_ib_j$. This prediction knows *nothing* about relations between features. First check the identity on every pair, then measure the Wasserstein-1 distance from the prediction to the real histogram, against that of the null distribution.
+Split all words with 10 or more occurrences (mostly function words and punctuation), each feature divided by its rms first, so that all weigh the same. The energy then falls *exactly* into three shares.
 """
 
-# %%
-x64 = x.double()
-rms = x64.square().mean(dim=0).sqrt()  # [feature]
-a, b = x64.std(dim=0, correction=0) / rms, x64.mean(dim=0) / rms
-r = torch.corrcoef(x64.T)  # [feature, feature]
-unit = x64 / x64.norm(dim=0)
-error = (a[:, None] * a * r + b[:, None] * b - unit.T @ unit).abs().max()
-assert error < 1e-12
 
-histograms = block_histograms(x, sizes)
-edges = histograms["cosine"].edges
-for block in BLOCKS:
-    predicted = torch.histc(block_values(torch.outer(b, b), sizes, block), bins=100, min=-1, max=1)
-    near = float(wasserstein_distance(histograms["cosine"][block], predicted / predicted.sum()))
-    far = float(wasserstein_distance(histograms["cosine"][block], null_shares(n, "cosine", edges)))
-    print(f"{block}   W1: b·b → cosine {near:.2f}   null → cosine {far:.2f}")
+# %%
+def energy_shares(z, word):
+    """Common mean, word, context: shares of the energy of Q, K, V, `[part, 3]`; z `[token, F]`."""
+    common, own, context = split(z / z.square().mean(dim=0).sqrt(), word)
+    shares = torch.stack([common.square(), own.square().mean(dim=0), context.square().mean(dim=0)], dim=-1)  # [F, 3]
+    return torch.stack([shares[at].mean(dim=0) for at in part_slices(sizes).values()])
+
+
+kinds, counts = torch.cat(list(words.values())).unique(return_counts=True)
+often = {name: torch.isin(word, kinds[counts >= 10]) for name, word in words.items()}
+word = torch.cat([words[name][chosen] for name, chosen in often.items()])  # [token]
+text = torch.cat([vectors[name][:, chosen] for name, chosen in often.items()], dim=1)  # [layer, token, F]
+shares = torch.stack([energy_shares(z, word) for z in text])  # [layer, part, 3]
+assert ((shares.sum(dim=-1) - 1).abs() < 1e-4).all()
+
+# %%
+places = (layer, n_layer // 3, n_layer // 2)
+for at in places:
+    figures = (f"   {part} " + " ".join(f"{s:.2f}" for s in row) for part, row in zip("QKV", shares[at]))
+    print(label("layer"), f"{at:2d}", *figures)
+panels = {p: dict(zip(("part_common", "part_word", "part_context"), shares[:, i].T)) for i, p in enumerate("QKV")}
+about = f"{len(word.unique())} {say('từ', 'words')}, {len(word)} {label('tokens')}"
+figure = plot_depth(panels, "energy_share", title=f"{model.provenance} · {about}")
 
 # %% [markdown] lang="vi"
 r"""
-Cột đầu nhỏ hơn cột sau rất nhiều: biết mỗi chiều *riêng lẻ* dời bao xa là đủ để vẽ lại biểu đồ cosine.
+Ba số, cũng là ba đường, của Q, của K và của V: chung (đường có màu), từ, ngữ cảnh. Ở tầng nông (early layer), số nào của V lớn nhất? So với Q và K, V thiếu gì?
 
-## 3. Độ dời từ đâu ra?
+Tài liệu gốc giải thích: V phẳng hơn vì gom *ngữ cảnh* thay cho mã tĩnh của từ. Nhưng phẳng hơn thì *đương nhiên* ngữ cảnh chiếm tỉ lệ lớn hơn (mục 2). Vì ngữ cảnh ở V nhiều, hay vì V thiếu $c$? Hãy bỏ $c$ khỏi cả ba rồi so lại. **Ngưỡng, đặt trước:**
 
-Hai nguồn có thể có: bias của phép chiếu (projection), nếu mô hình có bias, và chính token đi qua $W$. Và một câu hỏi nữa: độ dời ấy là *của " her"*, hay là của *mọi* token? Ta sẽ so hướng của vector trung bình của " her" với hướng của trung bình mọi token thật (trừ token đầu câu, vốn là điểm hút chú ý (attention sink)).
+- *V gom ngữ cảnh:* sau khi bỏ $c$, tỉ lệ do ngữ cảnh của V hơn cả Q lẫn K ít nhất 0,1.
+- *V thiếu trung bình chung:* tỉ lệ của $c$ trong V kém cả Q lẫn K ít nhất 0,1.
 
-**Dự đoán.** Cosine giữa hai vector trung bình ấy: gần 0, gần 0,5 hay gần 1?
+Ở đây và ở mục 7, phán quyết tính theo số tầng (layer), không kể tầng 0. **Đúng**: ít nhất 95%. **Sai**: nhiều nhất 5%. Còn lại: **đúng một phần**.
 """
 
 # %% [markdown] lang="en"
 r"""
-The first column is far smaller than the second: how far each feature is offset *by itself* is enough to redraw the histogram of cosines.
+Three figures (lines) for Q, K and V: common (coloured), word, context. At the early layers, which is the largest in V? Beside Q and K, what does V lack?
 
-## 3. Where does the offset come from?
+The source explains: V is flatter because it gathers *context* instead of the static code of a word. But flatter *means* a larger share of context (section 2). Is context large in V, or is $c$ missing? Take $c$ out of all three and compare again. **Thresholds, beforehand:**
 
-Two possible sources: the bias of the projection (where the model has one), and the token itself going through $W$. And one more question: is it the offset *of " her"*, or of *all* tokens? We shall compare the direction of the mean of " her" with that of the mean over all real tokens (the first token of each sentence left out, being the attention sink).
+- *V gathers context:* without $c$, its share of context exceeds that of Q and K by at least 0.1.
+- *V lacks the common mean:* its share of $c$ is below that of Q and K by at least 0.1.
 
-**Predict.** The cosine between those two mean vectors: near 0, near 0.5 or near 1?
+Here and in section 7 a verdict counts layers, layer 0 apart. **Holds**: at least 95%. **Fails**: at most 5%. In between: **holds partly**.
 """
 
+
 # %%
-fused_or_q = ("q_proj", "c_attn", "query_key_value")
-projection = next(m for name, m in attention_modules(model)[layer].named_children() if name in fused_or_q)
-inputs = []
-handle = projection.register_forward_hook(lambda module, args, output: inputs.append(args[0].detach()))
-try:
-    capture_qkv(model, batch, layers=layer)
-finally:
-    handle.remove()
+def verdict(holds):
+    """The word for a claim that holds at some of the layers, and their number; holds: bool `[layer - 1]`."""
+    share = float(holds.double().mean())
+    name = "holds" if share >= 0.95 else "fails" if share <= 0.05 else "partly"
+    return f"{label(f'verdict_{name}'):14s} {int(holds.sum()):2d}/{len(holds)} {label('layers')}"
 
-rows = torch.arange(n, device=x.device)
-mean_her = x.mean(dim=0)  # [feature]
-for name, at in (("target", positions), ("control", control_positions(batch, positions))):
-    h = inputs[0][rows, at.to(x.device)]  # [sentence, n_embd]
-    common = h.mean(dim=0).square().sum() / h.square().sum(dim=1).mean()
-    print(f"{label(name):16s} |mean h|² / mean |h|² = {float(common):.2f}")
 
-h = inputs[0][rows, positions.to(x.device)]
-through_w = projection(h.mean(dim=0))  # W times the mean input, plus the bias where there is one
-assert torch.allclose(through_w, mean_her[: len(through_w)], atol=1e-3)
-size = 0.0 if projection.bias is None else float(projection.bias.norm() / through_w.norm())
-print(f"bias: {projection.bias is not None}   |bias| / |{label('offset_short')}| = {size:.2f}")
+common, own, context = shares[1:].unbind(dim=-1)  # each [layer - 1, part]
+rest = context / (own + context)
+more, less = rest[:, 2] - rest[:, :2].amax(dim=1), common[:, :2].amin(dim=1) - common[:, 2]
+print(f"{say('V gom ngữ cảnh', 'V gathers context'):26s} {verdict(more >= 0.1)}")
+print(f"{say('V thiếu trung bình chung', 'V lacks the common mean'):26s} {verdict(less >= 0.1)}")
 
 # %% [markdown] lang="vi"
 r"""
-Phép chiếu là tuyến tính, nên độ dời của Q *bằng đúng* $W$ nhân trung bình của đầu vào, cộng bias nếu có (ô trên kiểm tra điều đó). Vậy độ dời đến từ phần đầu vào *chung cho mọi câu*; hai dòng đầu cho biết phần ấy chiếm bao nhiêu năng lượng của đầu vào, khi mọi câu có cùng một token và khi mỗi câu một token khác.
+Nếu dòng sau đúng ở nhiều tầng hơn dòng trước, thì V phẳng hơn trước hết vì thiếu phần chung, chứ không phải vì lấy ngữ cảnh thay cho từ.
 
-Giờ so hướng của độ dời " her" với độ dời chung của mọi token:
+## 4. Độ dời từ đâu ra?
+
+Phép chiếu (projection) nhân đầu vào $h$ với ma trận $W$ và cộng bias, nếu có. Vì nó tuyến tính, độ dời *bằng đúng* $W\bar h+\text{bias}$, với $\bar h$ là trung bình của $h$ trên các câu. Ba chiều lớn nhất của $\bar h$ chiếm bao nhiêu phần năng lượng của nó? Bao nhiêu phần độ dời của Q, của K, của V, đo dọc theo chính độ dời, đi qua ba chiều ấy?
 """
 
 # %% [markdown] lang="en"
 r"""
-The projection is linear, so the offset of Q *equals* $W$ times the mean input, plus the bias if there is one (the cell above checks it). The offset therefore comes from the part of the input *common to all sentences*; the first two lines say how much of the input's energy that is, when every sentence has the same token there and when each has another.
+If the second line is true at more layers than the first, V is flatter because it lacks what is common, not because it takes context instead of the word.
 
-Now compare the direction of the offset of " her" with the offset common to all tokens:
+## 4. Where does the offset come from?
+
+The projection multiplies its input $h$ by a matrix $W$ and adds a bias, if there is one. It is linear, so the offset *equals* $W\bar h+\text{bias}$, with $\bar h$ the mean of $h$ over the sentences. What share of the energy of $\bar h$ is in its three largest features? What share of the offset of Q, K and V, measured along it, comes through them?
 """
 
 # %%
-everything = capture_qkv(model, batch, layers=layer).joined()[0]  # [sentence, token, feature]
-real = batch["attention_mask"].bool().clone()
-real[:, 0] = False
-mean_all = everything[real.to(everything.device)].mean(dim=0)  # [feature]
+adapter, modules, inputs = ADAPTERS[model.config.model_type], attention_modules(model), {}
 
-for part, at in part_slices(sizes).items():
-    cosine = float(torch.cosine_similarity(mean_her[at], mean_all[at], dim=0))
-    length = float(mean_her[at].norm() / mean_all[at].norm())
-    print(f"{part}   cos = {cosine:.2f}   |her| / |all| = {length:.2f}")
+
+def project(h, at):
+    """Q, K, V `[F]` of one input `[n_embd]` at a layer, bias included."""
+    outputs = [modules[at].get_submodule(name)(h) for name in adapter.projections]
+    return torch.cat(adapter.split(outputs[0], model.config.num_attention_heads) if adapter.split else outputs, dim=-1)
+
+
+with ExitStack() as hooks:
+    for at in places:
+        first = modules[at].get_submodule(adapter.projections[0])
+        hook = first.register_forward_hook(lambda module, args, output, at=at: inputs.update({at: args[0].clone()}))
+        hooks.callback(hook.remove)
+    capture_qkv(model, batch, layers=max(places))
+
+# %%
+for at in places:
+    h = inputs[at][torch.arange(n), positions].mean(dim=0)  # [n_embd]
+    offset, bias = project(h, at), project(0 * h, at)  # each [F]
+    assert torch.allclose(offset.cpu(), captures["her"][at].mean(dim=0), atol=1e-3)
+    top = h.abs().topk(3).indices
+    along = (project(torch.zeros_like(h).index_copy(0, top, h[top]), at) - bias) * offset  # [F]
+    through = (f"  {part} {along[f].sum() / offset[f].square().sum():.0%}" for part, f in part_slices(sizes).items())
+    energy, size = h[top].square().sum() / h.square().sum(), bias.norm() / offset.norm()
+    print(label("layer"), f"{at:2d}   {energy:.0%} →", *through, f"  bias {size:.2f}")
 
 # %% [markdown] lang="vi"
 r"""
-Cosine gần 1 nghĩa là độ dời của " her" phần lớn trùng hướng với độ dời *chung* của mọi token: đó là tính dị hướng (anisotropy) đã được biết từ lâu, không phải mã riêng của " her". Phần riêng của từ là phần còn lại. So Q, K với V: bên nào mang nhiều phần riêng hơn?
+Mỗi dòng trả lời lần lượt hai câu hỏi ấy. Cuối dòng là độ dài của bias so với độ dời; bằng 0 thì độ dời hoàn toàn do đầu vào. Ba chiều trong hàng trăm chiều mà giữ phần lớn năng lượng là những chiều bất thường (*rogue dimensions*; Timkey và van Schijndel), họ hàng với giá trị kích hoạt khổng lồ (Sun và cộng sự). Độ dời của phần nào đi qua chúng ít nhất? Đó có phải là phần thiếu $c$ không?
 
-Phép so sánh này không cho biết mô hình có *dùng* độ dời hay không; điều đó cần can thiệp (intervention), ở bài 09.
+## 5. Chắc chắn đến đâu?
 
-## 4. Chắc chắn đến đâu?
-
-Hàng trăm nghìn cặp nhưng chỉ 54 câu. Các cặp phụ thuộc nhau, nên mọi trị số p (p-value) tính trên cặp đều vô nghĩa. Ta bỏ lần lượt từng câu (**jackknife**) và xem con số dao động ra sao. Vì sao không dùng bootstrap (lấy mẫu lại)? Vì nó chọn trùng câu, mà các bản sao của một câu thì giống hệt nhau. Thử trên nhiễu thuần túy:
+Hàng trăm nghìn cặp nhưng chỉ 54 câu. Các cặp phụ thuộc nhau, nên trị số p (p-value) tính trên cặp là vô nghĩa. Ta bỏ lần lượt từng câu (**jackknife**) và xem con số dao động ra sao. Còn bootstrap thì chọn trùng câu, mà các bản sao của một câu lại giống hệt nhau. Thử trên nhiễu thuần túy, độ rộng của biểu đồ tương quan khi giữ đủ câu, khi bỏ một câu, và khi lấy mẫu kiểu bootstrap:
 """
 
 # %% [markdown] lang="en"
 r"""
-A cosine near 1 says that the offset of " her" has mostly the direction of the offset *common* to all tokens: the anisotropy that has long been known, not a code of " her" alone. What is the word's own is the rest. Compare Q and K with V: which carries more of its own?
+Each line answers the two questions in turn, and ends in the length of the bias over that of the offset: at 0, all of it comes from the input. Three features out of hundreds with most of the energy are *rogue dimensions* (Timkey and van Schijndel), kin to massive activations (Sun et al.). Which part's offset comes through them least: the one that lacks $c$?
 
-The comparison does not say whether the model *uses* the offset; that takes an intervention, in notebook 09.
+## 5. How sure can we be?
 
-## 4. How sure can we be?
-
-Hundreds of thousands of pairs, but only 54 sentences. The pairs depend on each other, so any p-value taken over pairs means nothing. Leave out one sentence at a time (**jackknife**) and see how much a figure moves. Why no bootstrap (resampling)? Because it repeats sentences, and a repeated sentence is identical to itself. Try it on pure noise:
+Hundreds of thousands of pairs, but only 54 sentences. The pairs depend on each other, so a p-value over pairs means nothing. Leave out one sentence at a time (**jackknife**) and see how much a figure moves. A bootstrap (resampling) repeats sentences, and a repeated sentence is identical to itself. The width of the correlations of pure noise (all sentences, one left out, a bootstrap):
 """
 
 # %%
-generator = torch.Generator().manual_seed(0)
-noise = torch.randn(n, sum(sizes), generator=generator)  # [sentence, feature]
+noise = torch.randn(n, sum(sizes), generator=torch.Generator().manual_seed(0))  # [sentence, feature]
+again = torch.randint(0, n, (n,), generator=torch.Generator().manual_seed(0))  # the sentences that a bootstrap draws
+print(*(f"{float(block_histograms(y, sizes)['correlation']['QQ'].std):.2f}" for y in (noise, noise[1:], noise[again])))
 
-
-def width(y):
-    return block_histograms(y, sizes, measures="correlation")["correlation"]["QQ"].std
-
-
-resampled = [float(width(noise[torch.randint(0, n, (n,), generator=generator)])) for _ in range(20)]
-print(
-    f"null {(n - 1) ** -0.5:.2f}   {say('nhiễu', 'noise')} {float(width(noise)):.2f}   "
-    f"jackknife {float(width(noise[1:])):.2f}   bootstrap {sum(resampled) / 20:.2f}"
-)
 
 # %%
-shown = ("QQ", "KK", "VV", "QK")
+def every_smile(y):  # of the cosine, [block]
+    return torch.stack([smile_index(h) for _, h in block_histograms(y, sizes, measures="cosine")["cosine"].items()])
 
 
-def summary(y):
-    """Of the cosine: S, share above 0.9, Wasserstein and Kolmogorov-Smirnov distance to the null and to VV."""
-    h = block_histograms(y, sizes, measures="cosine")["cosine"]
-    null = null_shares(y.shape[-2], "cosine", h.edges)
-    rows = [[smile_index(h[block]), h[block].share_above] for block in shown]
-    for block, row in zip(shown, rows):
-        for distance in (wasserstein_distance, kolmogorov_smirnov_distance):
-            row += [distance(h[block], null), distance(h[block], h["VV"])]
-    return torch.stack([torch.stack(row) for row in rows], dim=1)  # [statistic, block]
-
-
-interval = jackknife(x, summary)
-print(" " * 14 + "".join(f"{block:>22s}" for block in shown))
-for i, name in enumerate(("S", "|s| > 0.9", "W1 → null", "W1 → VV", "KS → null", "KS → VV")):
-    cells = [
-        f"{interval.estimate[i, j]:+.2f} [{interval.low[i, j]:+.2f}, {interval.high[i, j]:+.2f}]" for j in range(4)
-    ]
-    print(f"{name:14s}" + "".join(f"{cell:>22s}" for cell in cells))
+for block, estimate, low, high in zip(BLOCKS, *jackknife(x, every_smile)[:3]):
+    print(f"{block}   S = {estimate:+.2f} [{low:+.2f}, {high:+.2f}]")
 
 # %% [markdown] lang="vi"
 r"""
-Trong ngoặc là khoảng tin cậy 95% của jackknife theo câu. (Cột VV so với chính nó nên bằng 0.) Khoảng tin cậy của $S$ ở QQ và KK có chứa 0 không? Khoảng cách từ VV đến QQ có khác 0 rõ rệt không?
+Trong ngoặc là khoảng tin cậy 95%. Khoảng của VV và của QQ có chồng lên nhau không?
 
-## 5. Luật một đường cong
+## 6. Một con số cho cả biểu đồ
 
-Gọi **cỡ mẫu hiệu dụng** là $n_\text{eff}=1/\overline{s^2}$ (cộng 1 với tương quan), trung bình lấy trên các cặp. Phân phối null có phương sai $1/n$ (hoặc $1/(n-1)$), nên *độ rộng* của biểu đồ khớp với null ở $n_\text{eff}$ theo định nghĩa: phần này là lặp lại định nghĩa, không phải phát hiện.
+**Cosine.** Theo mục 2, $\overline{s^2}\approx\big(\overline{b^2}\big)^2$; gạch ngang là trung bình trên các cặp, hoặc trên các chiều; với khối hỗn hợp (cross block) thì lấy trung bình nhân của hai phần. Phân phối đều có $S=0$ và $\overline{s^2}=1/3$. Vậy $S>0$ khi độ dời chiếm hơn $1/\sqrt3\approx58\%$ năng lượng.
 
-Chứng minh hai dòng cho khối của một phần, kể cả đường chéo. Với $Z$ `[token, feature]` có các cột dài bằng 1: $\sum_{ij}s_{ij}^2=\|Z^\top Z\|_F^2=\|ZZ^\top\|_F^2=\sum_k\lambda_k^2$, còn $F=\operatorname{tr}(ZZ^\top)=\sum_k\lambda_k$. Vậy $\overline{s^2}=\sum\lambda_k^2/(\sum\lambda_k)^2$: $1/\overline{s^2}$ chính là *tỉ số tham gia* (participation ratio) của các câu.
+Biết $\overline{s^2}$ thì vẽ lại được cả biểu đồ không? Ta **khớp mô-men (moment fit)**: trong một họ đường cong, chọn đường có cùng $\overline{s^2}$. Thử hai họ: phân phối null, như thể chỉ có $n=1/\overline{s^2}$ câu, và $e^{\kappa s^2}$, vốn không biết gì về số câu. **Ngưỡng như bài 05:** W1 dưới 0,02.
 
-**Phát hiện**, nếu có, là *hình dạng*: chỉ từ $n_\text{eff}$, không có tham số tự do nào, null có đoán đúng chỉ số nụ cười $S$ không? **Dự đoán:** sai lệch trung bình của $S$ là bao nhiêu?
+**Tương quan.** **Cỡ mẫu hiệu dụng (effective sample size)** là $n_\text{eff}=1/\overline{r^2}+1$, vì phân phối null có phương sai $1/(n-1)$: *độ rộng* khớp theo định nghĩa, *hình dạng* thì không.
 """
 
 # %% [markdown] lang="en"
 r"""
-In brackets, the 95% jackknife interval over sentences. (The column VV is compared with itself, hence 0.) Does the interval of $S$ contain 0 for QQ and KK? Is the distance from VV to QQ clearly not 0?
+In brackets, 95% intervals. Does that of VV overlap with that of QQ?
 
-## 5. The one-curve law
+## 6. One number for a whole histogram
 
-Let the **effective sample size** be $n_\text{eff}=1/\overline{s^2}$ (plus 1 for the correlation), the mean taken over pairs. The null has the variance $1/n$ (or $1/(n-1)$), so the *width* of a histogram matches the null at $n_\text{eff}$ by definition: that part is a tautology, not a finding.
+**Cosine.** By section 2, $\overline{s^2}\approx\big(\overline{b^2}\big)^2$; the bar is the mean over pairs, or over features (for a cross block the geometric mean of its parts). A uniform distribution has $S=0$ and $\overline{s^2}=1/3$. So $S>0$ where the offset has more than $1/\sqrt3\approx58\%$ of the energy.
 
-A proof in two lines for the block of one part, diagonal included. Let $Z$ `[token, feature]` have columns of length 1: $\sum_{ij}s_{ij}^2=\|Z^\top Z\|_F^2=\|ZZ^\top\|_F^2=\sum_k\lambda_k^2$, and $F=\operatorname{tr}(ZZ^\top)=\sum_k\lambda_k$. So $\overline{s^2}=\sum\lambda_k^2/(\sum\lambda_k)^2$: $1/\overline{s^2}$ is the *participation ratio* of the sentences.
+Does $\overline{s^2}$ redraw the histogram? In a **moment fit**, take from a family of curves the one with the same $\overline{s^2}$. We try the null, as if there were $n=1/\overline{s^2}$ sentences, and $e^{\kappa s^2}$, which knows nothing of sentences. **Threshold as in notebook 05:** W1 below 0.02.
 
-The **finding**, if there is one, is the *shape*: out of $n_\text{eff}$ alone, with no free parameter, does the null predict the smile index $S$? **Predict:** how large is the mean error of $S$?
+**Correlation.** The **effective sample size** is $n_\text{eff}=1/\overline{r^2}+1$, for the null has the variance $1/(n-1)$: the *width* matches by definition, the *shape* need not.
 """
 
-# %%
-water = encode(tokenizer, load_sentences("water"))
-captures = {
-    "target": qkv.joined(),
-    "control": capture_qkv(model, batch, positions=control_positions(batch, positions)).joined(),
-    "water": capture_qkv(model, water, positions=find_token(water, token_id_of(tokenizer, " water"))).joined(),
-}
-points = []  # (measure, block, n_eff [layer], S [layer])
-for vectors in captures.values():
-    result = block_histograms(vectors[1:], sizes)  # layer 0 apart: constant under rotary positions
-    for measure, histograms_of in result.items():
-        points += [(measure, block, effective_n(h, measure), smile_index(h)) for block, h in histograms_of.items()]
-print(sum(len(s) for _, _, _, s in points))
 
 # %%
-middle = (edges[1:] + edges[:-1]).abs().cpu() / 2
+def offset_shares(y):
+    """Share of the energy that is offset, of each block: {block: [layer]}; y `[layer, sentence, F]`."""
+    b2 = y.mean(dim=1).square() / y.square().mean(dim=1)  # [layer, F]
+    of = {part: b2[:, at].mean(dim=1) for part, at in part_slices(sizes).items()}
+    return {block: (of[block[0]] * of[block[1]]).sqrt() for block in BLOCKS}
 
 
-def null_smile(n, measure):
-    shares = null_shares(n, measure, edges.cpu())
-    return float(shares[middle > 0.8].sum() - shares[middle < 0.2].sum())
-
-
-figure = plot_one_curve(points, null_smile, title=model.provenance)
+smiles, bells = [], []  # (block, its number, histogram), each for all layers but layer 0
+for y in captures.values():
+    result, share = block_histograms(y[1:], sizes), offset_shares(y[1:])
+    smiles += [(block, share[block], h) for block, h in result["cosine"].items()]
+    bells += [(block, effective_n(h, "correlation"), h) for block, h in result["correlation"].items()]
+figure = plot_one_curve(smiles, bells, title=model.provenance)
 
 # %%
-for measure in ("cosine", "correlation"):
-    found = [(float(k), float(s)) for m, _, ks, ss in points if m == measure for k, s in zip(ks, ss)]
-    at_effective = sum(abs(s - null_smile(k, measure)) for k, s in found) / len(found)
-    at_nominal = sum(abs(s - null_smile(n, measure)) for _, s in found) / len(found)
-    flat = 3 if measure == "cosine" else 4  # where the null is uniform, so S = 0
-    sides = sum((s > 0) == (k < flat) for k, s in found) / len(found)
-    worst = max(abs(s - null_smile(k, measure)) for k, s in found)
-    print(
-        f"{label(measure):26s} |S - null(n_eff)| {at_effective:.2f} (max {worst:.2f})   |S - null({n})| {at_nominal:.2f}"
-    )
-    print(f"{'':26s} S > 0 ⇔ n_eff < {flat}: {sides:.0%}")
+square = torch.linspace(-0.99, 0.99, 100).double().square()  # s² in the middle of each bin
+family = torch.softmax(torch.linspace(-8, 5, 4000).double().sinh()[:, None] * square, dim=-1)  # exp(κ s²), [κ, bin]
+means = (family * square).sum(dim=-1)  # of s², growing with κ
+
+
+def misfits(h, measure):
+    """W1 from the moment fits, the null and exp(κ s²), to a histogram: `[2, layer]`."""
+    wanted = h.std**2 + h.mean**2  # mean of s² [layer]
+    null = torch.stack([null_shares(1 / m + (measure == "correlation"), measure, h.edges) for m in wanted])
+    return torch.stack([wasserstein_distance(h, fit) for fit in (null, family[torch.searchsorted(means[:-1], wanted)])])
+
+
+# %%
+for measure, rows in (("cosine", smiles), ("correlation", bells)):
+    smiling = torch.cat([smile_index(h) for *_, h in rows]) > 0  # [histogram]
+    for name, w1 in zip(("null", "exp(κ s²)"), torch.cat([misfits(h, measure) for *_, h in rows], dim=-1)):
+        passed = [f"({int(of.sum())}) {(w1[of] < 0.02).double().mean():.0%}" for of in (smiling, ~smiling)]
+        print(f"{label(measure):26s} {label(name):18s} S > 0 {passed[0]:10s} S ≤ 0 {passed[1]}")
+agree = torch.cat([(share > 3**-0.5) == (smile_index(h) > 0) for _, share, h in smiles]).double().mean()
+print(say(f"S > 0 ⇔ độ dời hơn 58%: đúng với {agree:.0%} số biểu đồ", f"S > 0 ⇔ offset above 58%: true of {agree:.0%}"))
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi chấm là một khối ở một tầng (layer). Nếu các chấm nằm trên đường cong, nụ cười chính là **hiệu ứng $n$ nhỏ** của bài 05 dưới một hình thức khác: độ dời khiến 54 câu chỉ đáng giá hai ba câu. Và ngược lại: hình chuông của tương quan không phải là nhiễu của 54 câu, mà là hình chuông mà một số câu độc lập *ít hơn* sẽ cho.
+Mỗi chấm là một khối ở một tầng; tại đường nét đứt, null là phân phối đều. Các dòng in ra: (số biểu đồ) và tỉ lệ khớp, với những biểu đồ có nụ cười ($S>0$), rồi với số còn lại.
 
-Đường cong đi qua $S=0$ đúng ở nơi mật độ (density) null phẳng: $n=3$ với cosine, $n=4$ với tương quan. Luật sai lệch ở đâu? Số *max* là sai lệch lớn nhất; trên hình, hãy tìm các chấm xa đường cong nhất. Luật không nói *vì sao* $n_\text{eff}$ nhỏ; điều đó mục 1 đến 3 đã trả lời.
+Cosine: null khớp được bao nhiêu *nụ cười*? Nếu $e^{\kappa s^2}$ khớp tốt ngang thế hoặc hơn, thì nụ cười không nói gì về “số câu”, chỉ nói độ dời chiếm bao nhiêu năng lượng. Tương quan: nếu null khớp gần hết, thì hình chuông ấy không phải là nhiễu của 54 câu, mà là nhiễu của $n_\text{eff}$ câu độc lập.
 
 ### Bài tập 6.3
-Viết `participation_ratio(x)`: với `x` `[token, feature]`, chia mỗi cột cho độ dài của nó, rồi trả về $(\sum\lambda_k)^2/\sum\lambda_k^2$ với $\lambda_k$ là trị riêng của $ZZ^\top$.
+$n_\text{eff}$ đếm gì? Chia mỗi cột trong $F$ cột của `x` `[token, feature]` cho độ dài của nó, được $Z$; gọi $\lambda_k$ là các trị riêng của $ZZ^\top$. Tính cả đường chéo, và với $s=r$ nếu `x` đã được trừ trung bình (mean-centring), ta có
 
-*Gợi ý:* không cần tính trị riêng: dùng vết và chuẩn Frobenius.
+$$F^2\,\overline{s^2}=\|Z^\top Z\|_F^2=\|ZZ^\top\|_F^2=\sum_k\lambda_k^2,\qquad F=\operatorname{tr}(ZZ^\top)=\sum_k\lambda_k.$$
+
+Vậy $1/\overline{s^2}$ là **tỉ số tham gia (participation ratio)** $(\sum\lambda_k)^2/\sum\lambda_k^2$ của các token. Viết `participation_ratio(x)`.
+
+*Gợi ý:* vết và chuẩn Frobenius.
 """
 
 # %% [markdown] lang="en"
 r"""
-Each dot is one block at one layer. If the dots lie on the curve, the smile is the **small-$n$ effect** of notebook 05 in other clothes: the offset makes 54 sentences worth two or three. And the other way round: the bell of the correlation is not the noise of 54 sentences, but the bell that *fewer* independent sentences would give.
+Each dot is one block at one layer; at the dashed line the null is uniform. Printed: (number) and share that fit, of histograms with a smile ($S>0$) and of the rest.
 
-The curve passes $S=0$ just where the null density is flat: $n=3$ for the cosine, $n=4$ for the correlation. Where the law is off: *max* is the largest error; in the figure, look for the dots farthest from the curve. The law does not say *why* $n_\text{eff}$ is small; sections 1 to 3 have.
+Cosine: how many *smiles* does the null fit? If $e^{\kappa s^2}$ fits as well or better, a smile says nothing about a “number of sentences”, only what share of the energy is offset. Correlation: if the null fits nearly all, that bell is not the noise of 54 sentences, but of $n_\text{eff}$ independent ones.
 
 ### Exercise 6.3
-Write `participation_ratio(x)`: for `x` `[token, feature]`, divide each column by its length, then return $(\sum\lambda_k)^2/\sum\lambda_k^2$, where $\lambda_k$ are the eigenvalues of $ZZ^\top$.
+What does $n_\text{eff}$ count? Each of the $F$ columns of `x` `[token, feature]` divided by its length gives $Z$; $\lambda_k$ are the eigenvalues of $ZZ^\top$. With the diagonal included (and $s=r$ if `x` is centred),
 
-*Hint:* no eigenvalues needed: the trace and the Frobenius norm.
+$$F^2\,\overline{s^2}=\|Z^\top Z\|_F^2=\|ZZ^\top\|_F^2=\sum_k\lambda_k^2,\qquad F=\operatorname{tr}(ZZ^\top)=\sum_k\lambda_k.$$
+
+So $1/\overline{s^2}$ is the **participation ratio** $(\sum\lambda_k)^2/\sum\lambda_k^2$ of the tokens. Write `participation_ratio(x)`.
+
+*Hint:* trace and Frobenius norm.
 """
 
 
@@ -448,79 +547,57 @@ check("6.3", participation_ratio)
 
 # %% [markdown] lang="vi"
 r"""
-## 6. Tương quan có "như nhiễu" không? Mọi tầng
-
-Độ rộng của biểu đồ tương quan chia cho $1/\sqrt{n-1}$, ở mọi tầng (trừ tầng 0). Nếu chỉ còn nhiễu thì tỉ số bằng 1.
-"""
-
-# %% [markdown] lang="en"
-r"""
-## 6. Is the correlation "like noise"? Every layer
-
-The width of the histogram of correlations divided by $1/\sqrt{n-1}$, at every layer (layer 0 apart). If only noise were left, the ratio would be 1.
-"""
-
-# %%
-everywhere = block_histograms(qkv.joined(), sizes)
-ratios = {block: h.std * (n - 1) ** 0.5 for block, h in everywhere["correlation"].items()}  # [layer], NaN at layer 0
-panels = {block: {"target": ratio, "null": torch.ones_like(ratio)} for block, ratio in ratios.items()}
-figure = plot_depth(panels, "width_ratio", title=f"{model.provenance} · n = {n}")
-
-# %% [markdown] lang="vi"
-r"""
 ## 7. Bảng phán quyết
 
-Ngưỡng như bài 04, xét ở *mọi* tầng trừ tầng 0. **Đúng**: mọi tầng. **Đúng một phần**: một số tầng. **Sai**: không tầng nào. Dòng 6 hỏi độ dời có phải nhiễu lấy mẫu không: chia câu làm hai nửa, cosine giữa hai vector trung bình phải trên 0,9.
+Dòng 1 đến 6 giữ ngưỡng của bài 04, nay xét ở mọi tầng. Dòng 7 kiểm tra xem độ dời có phải chỉ là nhiễu do lấy mẫu hay không: chia câu của " her" làm hai nửa; cosine giữa hai trung bình phải trên 0,9 *và* hơn cosine giữa độ dời của " her" và của " water" ít nhất 0,05. Không có vế sau thì riêng $c$, chung cho mọi từ, cũng đủ để qua.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 7. The table of verdicts
 
-Thresholds as in notebook 04, at *every* layer but layer 0. **Holds**: at all of them. **Holds partly**: at some. **Fails**: at none. Line 6 asks whether the offset is sampling noise: split the sentences in two halves; the cosine of the two mean vectors must be above 0.9.
+Lines 1 to 6 keep the thresholds of notebook 04, now at every layer. Line 7 asks whether the offset is mere sampling noise: the means of two halves of the sentences of " her" must have a cosine above 0.9, *and* by 0.05 or more above that of the offsets of " her" and " water". Without the latter $c$ alone, common to all words, would pass.
 """
 
 # %%
-s = {block: smile_index(h)[1:] for block, h in everywhere["cosine"].items()}  # [layer - 1]
-s_centred = torch.stack([smile_index(h)[1:] for _, h in everywhere["correlation"].items()]).amax(0)
-share = {block: h.share_above[1:] for block, h in everywhere["cosine"].items()}
-halves = [qkv.joined()[1:, start::2].mean(dim=1) for start in (0, 1)]  # [layer - 1, feature]
-lowest = torch.minimum(s["QQ"], s["KK"])
+y = captures["her"][1:]  # [layer - 1, sentence, F]
+cosine, bell = (dict(found.items()) for found in block_histograms(y, sizes).values())
+s = {block: smile_index(h) for block, h in cosine.items()}  # [layer - 1], as all that follows
+high = {block: h.share_above for block, h in cosine.items()}
+low = torch.minimum(s["QQ"], s["KK"])
+shuffled = block_histograms(shuffle_entries(y, torch.Generator().manual_seed(0)), sizes, measures="cosine")
+enough = torch.maximum((high["QQ"] + high["KK"]) / 4, shuffled["cosine"]["QK"].share_above + 0.05)
 
-widest = torch.stack(list(ratios.values())).amax(0)[1:]
-between_halves = torch.cosine_similarity(*halves, dim=-1)
-
-# %%
-tests = {
-    say("1 nụ cười ở Q và K", "1 smile for Q and K"): (lowest > 0, lowest),
-    say("2 V phẳng hơn", "2 V is flatter"): (s["VV"] <= lowest - 0.1, s["VV"] - lowest),
-    say("3 Q–K cao", "3 Q–K is high"): (share["QK"] >= (share["QQ"] + share["KK"]) / 4, share["QK"]),
-    say("4 trừ trung bình: hết cười", "4 no smile without the mean"): (s_centred < 0, s_centred),
-    say("5 khi đó như nhiễu", "5 then like noise"): (widest <= 1.2, widest),
-    say("6 độ dời không phải nhiễu", "6 offsets are not noise"): (between_halves > 0.9, between_halves),
-}
+centred = torch.stack([smile_index(h) for h in bell.values()]).amax(dim=0)
+widest = torch.stack([h.std for h in bell.values()]).amax(dim=0) * (n - 1) ** 0.5
+apart = torch.stack([wasserstein_distance(p, q) for p, q in itertools.combinations(bell.values(), 2)]).amax(dim=0)
+halves = torch.cosine_similarity(y[:, 0::2].mean(dim=1), y[:, 1::2].mean(dim=1), dim=-1)
+own = halves - torch.cosine_similarity(y.mean(dim=1), captures["water"][1:].mean(dim=1), dim=-1)
 
 # %%
-for claim, (holds, value) in tests.items():
-    count = int(holds.sum())
-    partly = say("đúng một phần", "holds partly") if count else say("sai", "fails")
-    verdict = say("đúng", "holds") if count == len(holds) else partly
-    print(
-        f"{claim:28s} {verdict:14s} {count:2d}/{len(holds)} {label('layers')}   {float(value.min()):+.2f} … {float(value.max()):+.2f}"
-    )
+for claim, holds, value in (
+    (say("1 nụ cười ở Q và K", "1 smile for Q and K"), low > 0, low),
+    (say("2 V phẳng hơn", "2 V is flatter"), s["VV"] <= low - 0.1, s["VV"] - low),
+    (say("3 Q–K cao", "3 Q–K is high"), high["QK"] >= enough, high["QK"]),
+    (say("4 trừ trung bình: hết cười", "4 no smile without the mean"), centred < 0, centred),
+    (say("5 phần còn lại như nhiễu", "5 the rest like noise"), widest <= 1.2, widest),
+    (say("6 các khối giống nhau", "6 the blocks become alike"), apart < 0.02, apart),
+    (say("7 độ dời không phải nhiễu", "7 offsets are not noise"), (halves > 0.9) & (own >= 0.05), own),
+):
+    print(f"{claim:28s} {verdict(holds)}   {value.min():+.2f} … {value.max():+.2f}")
 
 # %% [markdown] lang="vi"
 r"""
-Cột cuối là giá trị nhỏ nhất và lớn nhất qua các tầng của con số quyết định: số nhỏ hơn trong hai chỉ số $S$ của QQ và KK; $S$ của VV trừ đi số ấy; tỉ lệ cặp QK có $|s|>0{,}9$; $S$ lớn nhất của tương quan; tỉ số độ rộng lớn nhất; cosine giữa hai nửa. Bảng do ô mã viết, nên trên mô hình khác nó tự đổi. (GPT-2: hãy chạy khi có kết nối tới Hub.)
+Cột cuối là giá trị nhỏ nhất và lớn nhất, qua các tầng, của con số quyết định: (1) số nhỏ hơn trong hai chỉ số $S$ của QQ và KK; (2) $S$ của VV trừ đi số ấy; (3) tỉ lệ cặp QK có $|s|>0{,}9$; của tương quan, (4) $S$ lớn nhất, (5) độ rộng lớn nhất chia cho độ rộng của nhiễu, $1/\sqrt{n-1}$, và (6) W1 lớn nhất giữa hai khối; (7) cosine giữa hai nửa trừ cosine giữa hai từ. Dòng 3 gần như đương nhiên khi cả Q và K đều có độ dời lớn.
 
-Khẳng định cuối của tài liệu gốc, "độ dời *là mã* mà mô hình chạy trên đó", không có trong bảng: dòng 6 chỉ cho thấy độ dời ổn định. Biểu đồ tần suất không thể cho biết mô hình có dùng nó hay không. Bài 09 sẽ can thiệp.
+Khẳng định cuối của tài liệu gốc, rằng độ dời là “*mã* mà mô hình dựa vào để vận hành”, không có trong bảng: biểu đồ không thể cho biết mô hình có dùng độ dời hay không. Bài 09 sẽ hoán đổi độ dời của hai từ, rồi xét đến trung bình chung.
 """
 
 # %% [markdown] lang="en"
 r"""
-The last column is the smallest and the largest value over the layers of the figure that decides: the smaller $S$ of QQ and KK; $S$ of VV minus that; the share of QK pairs with $|s|>0.9$; the largest $S$ of the correlation; the largest ratio of widths; the cosine between the halves. The table is written by the cell, so on another model it changes by itself. (GPT-2: to be seen when run with the Hub.)
+The last column is the range over the layers of what decides: (1) the smaller $S$ of QQ and KK; (2) $S$ of VV minus that; (3) the share of QK pairs with $|s|>0.9$; of the correlation, (4) the largest $S$, (5) the largest width over that of noise, $1/\sqrt{n-1}$, and (6) the largest W1 between blocks; (7) the cosine of the halves minus that of the words. Line 3 is a matter of course where Q and K both have a large offset.
 
-The source's last claim, "offsets *are the code* that the model runs on", is not in the table: line 6 shows only that offsets are stable. A histogram cannot say whether the model uses them. Notebook 09 intervenes.
+The source's last claim, that offsets are “the *code* that the model runs on”, is not in the table: no histogram can say whether the model uses them. Notebook 09 swaps one word's offset for another's, then turns to the common mean.
 """
 
 # %%
@@ -532,54 +609,58 @@ print("✓")
 r"""
 ## Tự kiểm tra
 1. Vì sao $S$ không giảm đều khi $a$ tăng?
-2. Bootstrap làm độ rộng của tương quan lớn lên hay nhỏ đi? Vì sao?
-3. Trong luật một đường cong, phần nào là lặp lại định nghĩa, phần nào là phát hiện?
-4. $n_\text{eff}=2{,}5$ từ 54 câu. Nói điều đó bằng một câu không có công thức.
+2. Tỉ lệ do ngữ cảnh ở V lớn hơn ở Q và K. Vì sao điều đó chưa giải thích được V phẳng hơn?
+3. Trong một khối, độ dời chiếm 70% năng lượng. $S$ dương hay âm?
 
 <details><summary>Trả lời ngắn</summary>
 
 1. $m/\sqrt{1+m^2}$ bão hòa: với $m$ lớn, giảm một nửa hầu như không đổi gì; với $m$ vừa phải thì đổi ngay.
-2. Lớn lên: các bản sao của một câu giống hệt nhau, nên số câu khác nhau ít đi.
-3. Độ rộng là định nghĩa; hình dạng ($S$) là phát hiện.
-4. Các câu giống nhau đến mức, về độ tương đồng giữa các chiều, chúng chỉ đáng giá hai ba câu độc lập.
+2. Đó là hai cách nói của cùng một điều. Bớt trung bình chung thì tỉ lệ ấy cũng tăng; phải bỏ nó khỏi cả ba rồi mới so.
+3. Dương: $\overline{s^2}\approx0{,}49>1/3$.
 </details>
 
 ## Tóm tắt
-- Trung bình và phương sai của từng chiều đủ để vẽ lại biểu đồ cosine.
-- Trên SmolLM2-135M, ở Q và K độ dời của " her" gần như cùng hướng với độ dời chung của mọi token; ở V thì phần riêng của từ lớn hơn nhiều.
-- Chỉ số nụ cười của mọi biểu đồ đã xét bám sát phân phối null ở cỡ mẫu hiệu dụng (mục 5 cho biết lệch bao nhiêu): nụ cười là hiệu ứng $n$ nhỏ.
-- Phán quyết do ngưỡng đặt trước quyết định, và có cả "đúng một phần" lẫn "sai".
+- Trung bình và phương sai của từng chiều gần đủ để vẽ lại biểu đồ cosine: nó cười khi độ dời chiếm hơn khoảng 58% năng lượng.
+- Vector = trung bình chung + phần riêng của từ + phần do ngữ cảnh; độ dời của một từ là hai phần đầu.
+- Trên SmolLM2-135M, độ dời của Q và K phần lớn là trung bình chung, đi qua vài chiều của đầu vào. V phẳng hơn trước hết vì *thiếu* trung bình chung; ở hầu hết các tầng nông, phần lớn nhất của V là phần riêng của từ.
+- Cũng ở đó, hình chuông của tương quan là hình chuông của $n_\text{eff}$ câu độc lập.
 
 ## Tài liệu
+Gao, Ethayarajh, Timkey và van Schijndel nói về cosine giữa vector của các *token* (hàng).
+
 - B. Efron và C. Stein, *The Jackknife Estimate of Variance*, Annals of Statistics 9(3), 1981.
 - J. Gao và cộng sự, *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 (arXiv:1907.12009).
 - K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512).
+- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404).
+- M. Sun và cộng sự, *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762).
 """
 
 # %% [markdown] lang="en"
 r"""
 ## Check yourself
 1. Why does $S$ not fall evenly as $a$ grows?
-2. Does a bootstrap widen or narrow the correlation's histogram? Why?
-3. In the one-curve law, what is tautology and what is a finding?
-4. $n_\text{eff}=2.5$ out of 54 sentences. Say it in one sentence without a formula.
+2. Context has a larger share in V than in Q and K. Why does that not yet explain that V is flatter?
+3. In a block the offset has 70% of the energy. Is $S$ positive or negative?
 
 <details><summary>Short answers</summary>
 
-1. $m/\sqrt{1+m^2}$ saturates: for a large $m$, halving it changes next to nothing; for a moderate one it changes at once.
-2. It widens: a repeated sentence is identical to itself, so there are fewer different sentences.
-3. The width is the definition; the shape ($S$) is the finding.
-4. The sentences are so alike that, for the similarities between features, they are worth two or three independent ones.
+1. $m/\sqrt{1+m^2}$ saturates: halving a large $m$ changes next to nothing, halving a moderate one does.
+2. It says the same thing twice. Less of the common mean makes that share grow too; take it out of all three first.
+3. Positive: $\overline{s^2}\approx0.49>1/3$.
 </details>
 
 ## Summary
-- Mean and variance of each feature are enough to redraw the histogram of cosines.
-- On SmolLM2-135M the offset of " her" in Q and K has nearly the direction of the offset common to all tokens; in V much more of it is the word's own.
-- The smile index of every histogram examined keeps close to the null at its effective sample size (section 5 says how close): the smile is the small-$n$ effect.
-- Verdicts follow from thresholds fixed beforehand, and include "holds partly" and "fails".
+- Mean and variance of each feature nearly redraw the histogram of cosines: it smiles where the offset has more than 58% of the energy.
+- Vector = common mean + the word's own part + what the context adds; the offset of a word is the first two.
+- On SmolLM2-135M the offset of Q and K is mostly the common mean, and comes through a few features of the input. V is flatter above all because it *lacks* the common mean; at most early layers the largest part of V is the word's own.
+- There the bell of the correlation is that of $n_\text{eff}$ independent sentences.
 
 ## References
+Gao, Ethayarajh, Timkey and van Schijndel write of cosines between *token* vectors (rows).
+
 - B. Efron and C. Stein, *The Jackknife Estimate of Variance*, Annals of Statistics 9(3), 1981.
 - J. Gao et al., *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 (arXiv:1907.12009).
 - K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512).
+- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404).
+- M. Sun et al., *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762).
 """

@@ -10,13 +10,13 @@
 r"""
 # 09 · Độ dời làm gì? Hoán đổi và can thiệp
 
-**Câu hỏi.** Tài liệu gốc kết luận: độ dời trung bình (mean offset) không phải nhiễu mà là *mã* mà mô hình dựa vào để vận hành. Biểu đồ tần suất (histogram) không thể chứng minh điều ấy. Nếu ta lấy độ dời của " him" đặt vào chỗ của " her", những token đứng sau sẽ đọc ra từ nào?
+**Câu hỏi.** Tài liệu gốc kết luận: độ dời trung bình (mean offset) không phải nhiễu, mà là “*mã* mà mô hình dựa vào để vận hành”. Không biểu đồ tần suất (histogram) nào chứng minh được điều ấy. Nếu đặt độ dời của " him" vào chỗ độ dời của " her", các token đứng sau sẽ đọc ra từ nào?
 
 **Sau bài này, bạn có thể**
-- hoán đổi độ dời của hai từ giữa một mô hình đang chạy, và chứng minh rằng phép sửa ấy đúng;
-- đặt mỗi can thiệp (intervention) cạnh đối chứng, ở liều lượng nhỏ và bằng nhau;
-- chứng minh rằng softmax triệt tiêu một hằng số cộng vào mọi khóa (key), và nói mã hóa vị trí xoay (RoPE) làm thay đổi điều gì;
-- kết luận bằng ngưỡng đặt trước.
+- hoán đổi độ dời của hai từ bên trong một mô hình đang chạy, và chứng minh rằng phép sửa ấy đúng;
+- đặt mỗi can thiệp (intervention) cạnh các đối chứng, ở liều lượng nhỏ và bằng nhau;
+- chứng minh rằng softmax triệt tiêu một hằng số được cộng vào mọi khóa (key), và chỉ ra điều ấy thay đổi ra sao khi có mã hóa vị trí xoay (RoPE);
+- kết luận theo ngưỡng đặt trước.
 
 **Thời gian:** khoảng 55 phút đọc và làm bài tập; máy tính chạy khoảng 80 giây. **Cần biết trước:** bài 01, 04 và 06. **Thuật ngữ:** xem bảng thuật ngữ `docs/glossary.vi.md`.
 """
@@ -81,13 +81,13 @@ from helpers.word_swap import WordSlot
 r"""
 ## 1. Ba phần, một thước đo, và luật chơi
 
-Bài 06 tách mỗi vector thành ba phần: $x=c+\delta_w+\varepsilon$. **Trung bình chung** $c$ lấy trên mọi token thường của văn bản; **phần riêng của từ** $\delta_w$ là trung bình của từ ấy trừ $c$; **phần do ngữ cảnh** $\varepsilon$ là phần còn lại. Độ dời của một từ là $\mu_w=c+\delta_w$. Phán quyết về phần này không nói gì về phần kia.
+Bài 06 tách mỗi vector thành ba phần: $x=c+\delta_w+\varepsilon$. **Trung bình chung** $c$ lấy trên mọi token thường (không khổng lồ) của văn bản; **phần riêng của từ** $\delta_w$ là trung bình của từ ấy trừ đi $c$; **phần do ngữ cảnh** $\varepsilon$ là phần còn lại. Độ dời của một từ là $\mu_w=c+\delta_w$. Phán quyết về phần này không nói gì về phần kia.
 
-**Thước đo.** Phân kỳ KL: phân phối của token tiếp theo đổi đi bao nhiêu (0: không đổi). Đơn vị: nat (bit tính bằng logarit tự nhiên).
+**Thước đo.** Phân kỳ KL: phân phối của token tiếp theo đổi đi bao nhiêu (0: không đổi). Đơn vị: nat (như bit, nhưng dùng logarit tự nhiên).
 
 **Ngưỡng, đặt trước khi bạn chạy.**
-- Độ dời *mang từ*: đặt độ dời của từ kia vào thì mất hơn một nửa KL, đặt độ lệch quanh trung bình của nó vào thì không; cả hai theo khoảng tin cậy (confidence interval) 95% qua các từ.
-- Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (cận dưới). *Đặc thù*: ở liều lượng cho KL khoảng 0,5, nó hại hơn mọi vector ngẫu nhiên cùng độ dài. *Tự nó đủ*: chỉ giữ nó thì KL dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và của phép gán bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
+- Độ dời *mang thông tin về từ*: đặt độ dời của từ kia vào thì KL giảm hơn một nửa, còn đặt các độ lệch của từ kia (quanh trung bình của nó) vào thì không; cả hai theo khoảng tin cậy (confidence interval) 95% qua các từ. Ngoài ra, với mọi từ, KL giảm nhiều hơn so với khi đặt vào độ dời của một từ thứ ba.
+- Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (xét cận dưới). *Đặc thù*: ở liều lượng cho KL khoảng 0,5, bỏ nó hại hơn bỏ bất kỳ vector ngẫu nhiên nào cùng độ dài. *Tự nó đủ*: chỉ giữ lại nó thì KL vẫn dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và dưới một nửa KL của phép gán bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
 - *Bị triệt tiêu*: KL dưới 0,001.
 """
 
@@ -95,12 +95,12 @@ Bài 06 tách mỗi vector thành ba phần: $x=c+\delta_w+\varepsilon$. **Trung
 r"""
 ## 1. Three parts, one yardstick, and the rules of the game
 
-Notebook 06 split each vector into three: $x=c+\delta_w+\varepsilon$. The **common mean** $c$ is taken over all ordinary tokens of text; **the word's own part** $\delta_w$ is the mean of that word minus $c$; **what the context adds**, $\varepsilon$, is the rest. The offset of a word is $\mu_w=c+\delta_w$. A verdict about one part says nothing about another.
+Notebook 06 split each vector into three: $x=c+\delta_w+\varepsilon$. The **common mean** $c$ is taken over all ordinary (not massive) tokens of text; **the word's own part** $\delta_w$ is the mean of that word minus $c$; **what the context adds**, $\varepsilon$, is the rest. The offset of a word is $\mu_w=c+\delta_w$. A verdict about one part says nothing about another.
 
-**The yardstick.** KL divergence: how much the distribution of the next token changes (0: not at all). Unit: nats (bits with the natural logarithm).
+**The yardstick.** KL divergence: how much the distribution of the next token changes (0: not at all). Unit: nats (like bits, with the natural logarithm).
 
 **Thresholds, set before you run anything.**
-- The offset *carries the word*: putting in the other word's removes more than half of the KL, and putting in its deviations around the mean does not; both by 95% intervals over words.
+- The offset *carries the word*: putting in the other word's removes more than half of the KL, and putting in its deviations around the mean does not (both by 95% intervals over words); and for every word it beats a wrong word's offset.
 - The common mean is *needed*: without it the KL is above 0.1 (lower end). *Specific*: at the dose where the KL is about 0.5 it does more harm than every random vector of its length. *Enough*: keeping only it gives less than half of the KL of a predictor that *has not read the text*, and of setting to zero (*undecided* if the interval reaches over that).
 - *Cancelled*: KL below 0.001.
 """
@@ -121,30 +121,30 @@ print(model.provenance)
 r"""
 ## 2. Hoán đổi độ dời của hai từ
 
-Trong 54 câu có " her", ta thay từ ấy bằng " him" (*token replacement*, thay token) rồi chạy mô hình: lượt chạy *đích*. Sau đó ta chạy lại câu có " her", nhưng ở đúng vị trí ấy, tại mọi tầng (layer), ta sửa K và V. Token đứng sau chỉ thấy vị trí ấy qua K và V của nó. Vậy nếu đặt *nguyên* K và V của " him" vào (*activation patching*, thay giá trị kích hoạt) thì KL đến lượt chạy đích phải bằng 0: đó là phép thử cho chính phép sửa.
+Trong 54 câu có " her", ta thay từ ấy bằng " him" (thay token, *token replacement*) rồi chạy mô hình: đó là lượt chạy *đích*. Sau đó ta chạy chính câu có " her", nhưng chỉ riêng ở vị trí ấy, tại mọi tầng (layer), ta sửa K và V. Các token đứng sau chỉ thấy vị trí ấy qua K và V ở đó. Vậy nếu đặt *nguyên* K và V của " him" vào (thay giá trị kích hoạt, *activation patching*) thì KL đến lượt chạy đích phải bằng 0: đó là phép thử cho chính phép sửa.
 
-Hai phép hoán đổi chia đôi việc ấy: chỉ **độ dời** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), hoặc chỉ **độ lệch** quanh nó ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Trung bình lấy từ một nửa số câu, phép đo làm trên nửa kia.
+Hai phép hoán đổi, mỗi phép làm một nửa việc ấy: chỉ thay **độ dời** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), hoặc chỉ thay **độ lệch** quanh độ dời ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Trung bình lấy từ một nửa số câu, phép đo làm trên nửa kia.
 
-**Điều gì sẽ bác bỏ?** Hoán đổi độ dời bớt chưa đến nửa KL; hoặc hoán đổi độ lệch, hay độ dời của một từ *khác*, cũng bớt được như thế. **Dự đoán** xem.
+**Điều gì sẽ bác bỏ “độ dời mang thông tin về từ”?** Hoán đổi độ dời mà KL giảm chưa đến một nửa; hoặc hoán đổi độ lệch, hay đặt vào độ dời của một từ *thứ ba*, mà KL cũng giảm như thế. **Dự đoán** trước khi chạy.
 
 ### Bài tập 9.1
-Viết `swap_offset(x, mine, other)`: `x` `[layer, sentence, feature]` là vector của nửa được đo; `mine`, `other` cùng dạng, là vector của hai từ ở nửa dùng để lấy trung bình. Trả về `x` với độ dời của `mine` được thay bằng độ dời của `other`.
+Viết `swap_offset(x, mine, other)`: `x` `[layer, sentence, feature]` là vector của nửa được đo; `mine`, `other`, cũng với ba trục ấy, là vector của hai từ ở nửa dùng để lấy trung bình. Trả về `x` với độ dời của `mine` được thay bằng độ dời của `other`.
 
-*Gợi ý:* trung bình lấy theo câu, `keepdim=True`.
+*Gợi ý:* lấy trung bình qua các câu, `keepdim=True`.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 2. Swap the offsets of two words
 
-In the 54 sentences with " her" we put " him" in its place (*token replacement*) and run the model: the *target* run. Then we run the sentence with " her" again, but at that one position, in every layer, we edit K and V. Later tokens see the position through its K and V only. So if we put in the *whole* K and V of " him" (*activation patching*), the KL to the target run must be 0: that tests the edit itself.
+In the 54 sentences with " her" we put " him" in its place (*token replacement*) and run the model: the *target* run. Then we run the sentence with " her" itself, but at that one position, in every layer, we edit K and V. Later tokens see the position through its K and V only. So if we put in the *whole* K and V of " him" (*activation patching*), the KL to the target run must be 0: that tests the edit itself.
 
-Two swaps cut the job in half: only the **offset** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), or only the **deviations** around it ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Means come from one half of the sentences, measurements from the other.
+Two swaps do half of that each: only the **offset** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), or only the **deviations** around it ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Means come from one half of the sentences, measurements from the other.
 
 **What would refute it?** Swapping the offset removes less than half of the KL; or swapping the deviations, or the offset of a *wrong* word, removes as much. **Predict.**
 
 ### Exercise 9.1
-Write `swap_offset(x, mine, other)`: `x` `[layer, sentence, feature]` are vectors of the half that is measured; `mine`, `other`, of the same form, those of the two words in the half for means. Return `x` with the offset of `mine` replaced by that of `other`.
+Write `swap_offset(x, mine, other)`: `x` `[layer, sentence, feature]` are vectors of the half that is measured; `mine`, `other`, with the same axes, those of the two words in the half for means. Return `x` with the offset of `mine` replaced by that of `other`.
 
 *Hint:* the mean is over sentences, `keepdim=True`.
 """
@@ -168,7 +168,7 @@ check("9.1", swap_offset)
 
 # %% [markdown] lang="vi"
 r"""
-`WordSlot` giữ chỗ của từ trong mỗi câu: `capture` cho Q, K, V của một từ đặt vào chỗ ấy, `predict` cho dự đoán sau nó, `kl` so hai dự đoán. Hai đối chứng dài bằng hiệu của hai độ dời ở từng đầu attention (head): hướng ngẫu nhiên, và hiệu với độ dời của một *từ khác* trong danh sách.
+`WordSlot` giữ chỗ của từ trong mỗi câu: `capture` cho Q, K, V của một từ đặt vào chỗ ấy, `predict` cho các dự đoán sau chỗ ấy, `kl` so hai bộ dự đoán. Hai vector đối chứng, ở từng đầu attention (head), đều dài bằng hiệu của hai độ dời: một vector có hướng ngẫu nhiên; vector kia theo hướng từ độ dời của " her" đến độ dời của một *từ thứ ba* trong danh sách.
 """
 
 # %% [markdown] lang="en"
@@ -240,11 +240,11 @@ interval = {}
 for name, shares in removed.items():
     mean, reach = mean_and_reach(shares)
     interval[name] = mean - reach, mean + reach
-    print(f"{label(name):30s} {say('bớt KL đi', 'removes')} {mean:5.0%}   [{mean - reach:.0%}, {mean + reach:.0%}]")
+    print(f"{label(name):30s} {say('KL giảm', 'removes')} {mean:5.0%}   [{mean - reach:.0%}, {mean + reach:.0%}]")
 beats = all(right > wrong for right, wrong in zip(removed["offset_swapped"], removed["wrong_word"]))
 carries = interval["offset_swapped"][0] > HALF > interval["deviation_swapped"][1] and beats
-print(say("hơn độ dời của từ khác, ở mọi từ:", "beats the offset of the wrong word, for every word:"), answer[beats])
-print(say("độ dời mang từ:", "the offset carries the word:"), answer[carries])
+print(say("hơn độ dời của từ thứ ba, ở mọi từ:", "beats the offset of the wrong word, for every word:"), answer[beats])
+print(say("độ dời mang thông tin về từ:", "the offset carries the word:"), answer[carries])
 
 # %%
 torch.manual_seed(0)
@@ -255,19 +255,19 @@ table(
 
 # %% [markdown] lang="vi"
 r"""
-Bảng đầu: KL đến lượt chạy đích, trung bình theo câu. Bảng sau: mỗi phép sửa bớt đi bao nhiêu phần trăm KL, kèm khoảng tin cậy 95% *theo từ* (trong hình thì *theo câu*). Số âm: dự đoán bị đẩy ra xa thêm. Ở tầng 0, vector chỉ tùy token (nếu mô hình dùng RoPE), nên ở đó hoán đổi độ dời *là* thay cả vector; dòng "chỉ tầng 0" cho biết kết quả có hiển nhiên vì thế hay không.
+Bảng đầu: KL đến lượt chạy đích, trung bình qua các câu. Bảng sau: mỗi phép sửa làm KL giảm bao nhiêu phần trăm, kèm khoảng tin cậy 95% *qua các từ* (trong hình: *qua các câu*). Số âm: dự đoán bị đẩy ra xa thêm. Ở tầng 0, vector chỉ phụ thuộc vào token (nếu mô hình dùng RoPE), nên ở đó hoán đổi độ dời *chính là* thay cả vector; dòng “độ dời, chỉ tầng 0” cho biết có phải chỉ vì thế mà ta được kết quả này hay không.
 
-Bảng *không* nói: hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau, và hoán đổi nó thay đổi ít là dễ hiểu. Nó cho biết độ dời hay độ lệch mang *từ nào đứng đó*, chứ chưa nói ngữ cảnh ở chỗ ấy có cần hay không. Bảng cuối, của một mô hình *chưa huấn luyện*, nhắc điều nữa: trung bình của một từ mang dấu vết của từ ngay cả ở đó, vì vector gần bằng từ *cộng* ngữ cảnh. Cái do huấn luyện là các token sau *dùng* nó đến đâu (KL lớn), và dùng ở tầng sâu.
+Hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau; hoán đổi phần ấy mà ít thay đổi thì cũng dễ hiểu. Bảng cho biết *từ nào đứng đó* nằm trong độ dời hay trong độ lệch, chứ *không* cho biết ở chỗ ấy có cần ngữ cảnh hay không. Bảng cuối, của một mô hình *chưa huấn luyện*, nhắc thêm một điều: ngay cả ở đó, trung bình của một từ cũng mang dấu vết của từ ấy, vì vector gần như bằng từ *cộng* ngữ cảnh. Điều mà huấn luyện tạo ra là các token sau *dùng* dấu vết ấy nhiều đến đâu (KL lớn), và dùng cả ở những tầng sâu (deep layer) hơn.
 
 ### Cùng chỗ ấy, bỏ từng phần
-Giờ không thay từ nào: ở chỗ của " her" ta bỏ đúng một phần khỏi K và V, rồi đo KL so với lượt chạy không can thiệp. **Dự đoán:** bỏ phần nào hại nhất?
+Giờ ta không thay từ nào: ở chỗ của " her", ta chỉ bỏ đúng một phần khỏi K và V, rồi đo KL so với lượt chạy không can thiệp. **Dự đoán:** bỏ phần nào hại nhất?
 """
 
 # %% [markdown] lang="en"
 r"""
-The first table: KL to the target run, mean over sentences. The second: how much of it each edit removes, with a 95% interval *over words* (*over sentences* in the figure). Negative: the predictions are driven further away. At layer 0 a vector depends on the token alone (with rotary positions), so there swapping the offset *is* replacing the vector; the line "layer 0 only" says whether that makes the result a matter of course.
+The first table: KL to the target run, mean over sentences. The second: how much of it each edit removes, with a 95% interval *over words* (*over sentences* in the figure). Negative: the predictions are driven further away. At layer 0 a vector depends on the token alone (with rotary positions), so there swapping the offset *is* replacing the vector; the line "layer 0 only" says whether that explains the result.
 
-The table does *not* say: the two runs share their context, so what it adds is nearly the same in both, and little changes when it is swapped. It tells whether offset or deviation carries *which word stood there*, not yet whether the context is needed at that place. The last table, of an *untrained* model, recalls one more thing: the mean of a word bears its mark even there, a vector being nearly word *plus* context. What training brings is how much later tokens *use* it (a large KL), and in deeper layers.
+The two runs share their context, so what it adds is nearly the same in both, and little changes when it is swapped. The table tells whether offset or deviation carries *which word stood there*, *not* whether the context is needed at that place. The last table, of an *untrained* model, adds: the mean of a word bears its mark even there, a vector being nearly word *plus* context. What training brings is how much later tokens *use* it (a large KL), and in deeper layers.
 
 ### The same place, one part less
 Now no word is replaced: at the place of " her" we take just one part out of K and V, and measure the KL from the unedited run. **Predict:** which part is missed most?
@@ -292,15 +292,15 @@ for name, kl in missed.items():
 
 # %% [markdown] lang="vi"
 r"""
-Dòng "bỏ phần do ngữ cảnh" là *mean ablation* (thay bằng trung bình) ở một vị trí. KL nhỏ ở đây không có nghĩa là ngữ cảnh vô ích: nó còn đến với các token sau qua mọi vị trí khác.
+Dòng “bỏ phần do ngữ cảnh” là *mean ablation*, tức loại bỏ bằng cách thay bằng trung bình, ở một vị trí. KL nhỏ ở đây không có nghĩa là ngữ cảnh vô ích: ngữ cảnh còn đến với các token sau qua mọi vị trí khác.
 
 ## 3. Trung bình chung, ở liều lượng nhỏ và bằng nhau
 
-Giờ đến một vector *khác*: trung bình chung $c$, thứ mà mọi token đều có. Ta trừ nó khỏi Q, K hoặc V của mọi token thường, ở mọi tầng, trên những câu không dùng để tính $c$. Các điểm hút chú ý (attention sink) được nhận ra *theo độ dài* của luồng dư (residual stream; bài 05, 07), không theo vị trí, và để nguyên.
+Giờ đến một vector *khác*: trung bình chung $c$, thứ mà mọi token đều có. Ta trừ nó khỏi Q, K hoặc V của mọi token thường, ở mọi tầng, trên những câu không dùng để tính $c$. Các điểm hút chú ý (attention sink) được nhận ra *theo độ dài* của luồng dư (residual stream; bài 05, 07), không theo vị trí, và được để nguyên.
 
-Trừ hẳn một vector dài thì hướng nào cũng làm mô hình hỏng. Mốc của sự hỏng là một máy đoán *chưa đọc văn bản*, lúc nào cũng đưa ra trung bình của mọi dự đoán: quá mốc ấy, KL lớn hơn không có nghĩa là "cần hơn". Vì vậy ta so ở *liều nhỏ*: trừ $a\,c$ với $a$ sao cho KL khoảng 0,5. Đối chứng: chín vector ngẫu nhiên cùng độ dài ở từng đầu; và ba vector khắt khe hơn, giữ độ dài ở từng *cặp chiều* mà bước xoay (rotary step) quay chung, chỉ rút lại góc (ở V, hoặc khi không có bước xoay: rút lại dấu của từng chiều).
+Trừ trọn một vector dài thì theo hướng nào mô hình cũng hỏng. Mốc để coi là hỏng là KL của một máy đoán *chưa đọc văn bản*, lúc nào cũng đưa ra trung bình của mọi dự đoán: đã vượt mốc ấy thì KL lớn hơn không có nghĩa là “cần hơn”. Vì vậy ta so ở *liều nhỏ*: trừ $a\,c$ với $a$ sao cho KL khoảng 0,5. Đối chứng: chín vector ngẫu nhiên cùng độ dài ở từng đầu; và ba đối chứng khắt khe hơn, giữ độ dài của $c$ ở từng *cặp chiều* mà bước xoay (rotary step) quay cùng nhau, chỉ chọn lại góc một cách ngẫu nhiên (ở V, hoặc khi không có bước xoay: chọn lại ngẫu nhiên dấu của từng chiều).
 
-**Dự đoán:** ở phần nào $c$ hại hơn mọi đối chứng?
+**Dự đoán:** ở Q, ở K hay ở V, trừ $c$ hại hơn mọi đối chứng?
 """
 
 # %% [markdown] lang="en"
@@ -313,7 +313,7 @@ Now *another* vector: the common mean $c$, which all tokens have. We subtract it
 
 Subtract a long vector and the model breaks in any direction. The mark of ruin is a predictor that has *not read the text* and gives the mean of all predictions every time: beyond it a larger KL does not mean "more needed". So we compare at a *small dose*: subtract $a\,c$ with $a$ such that the KL is about 0.5. Controls: nine random vectors as long in each head; and three stricter ones that keep the length in each *pair of features* turned together by the rotary step and redraw its angle (for V, or without that step: the sign of each feature).
 
-**Predict:** for which part does $c$ do more harm than all controls?
+**Predict:** in which of Q, K, V does $c$ do more harm than all controls?
 """
 
 # %%
@@ -371,9 +371,9 @@ figure = plot_doses(harm, draws, strict, anchor, title=f"{model.provenance} · {
 
 # %% [markdown] lang="vi"
 r"""
-Đường màu: trừ trung bình chung ở liều tăng dần; hình thoi và hình vuông: các đối chứng ở cùng một liều; đường gạch: máy đoán chưa đọc văn bản. Vượt đường gạch thì mô hình không *thiếu thông tin* mà *hỏng*. Chín lần rút chỉ đủ nói "một phần mười là do ngẫu nhiên". Hãy xem hai loại đối chứng cách nhau bao xa: "cùng độ dài" chưa nói hết.
+Đường màu: bỏ trung bình chung, liều tăng dần; hình thoi và hình vuông: các đối chứng, ở cùng một liều; đường nét đứt: máy đoán chưa đọc văn bản. Phía trên đường nét đứt thì mô hình không còn là *thiếu thông tin* nữa mà là *hỏng*. Giả sử $c$ cũng chỉ là một vector ngẫu nhiên: cứ mười lần vẫn có một lần nó hại hơn cả chín vector kia. Hãy xem hai loại đối chứng cách nhau bao xa: “cùng độ dài” chưa phải là tất cả.
 
-*Mean ablation* giữ đúng $c$, bỏ phần riêng của từ và ngữ cảnh; *zero ablation* bỏ cả $c$. Nơi nào mean ablation tệ gần như chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
+*Mean ablation* chỉ giữ $c$, loại bỏ phần riêng của từ và phần do ngữ cảnh; *zero ablation* (gán bằng 0) loại bỏ cả $c$. Ở đâu mean ablation tệ gần như chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
 
 ## 4. Khóa: softmax triệt tiêu hằng số
 
@@ -381,15 +381,15 @@ Cộng cùng một vector $c$ vào *mọi* khóa:
 
 $$\frac{q_i\cdot(k_j+c)}{\sqrt d}=\frac{q_i\cdot k_j}{\sqrt d}+\frac{q_i\cdot c}{\sqrt d}.$$
 
-Số hạng sau không chứa $j$: mọi điểm của truy vấn (query) $i$ tăng bằng nhau, và softmax không đổi. Một hằng số của K, dù lớn đến đâu, *không thể* mang thông tin gì.
+Số hạng cuối không chứa $j$: mọi điểm số attention (attention score) của truy vấn (query) $i$ được cộng thêm cùng một số, và softmax không đổi. Một hằng số của K, dù lớn đến đâu, cũng *không thể* mang thông tin gì.
 
 ### Bài tập 9.2
-Viết `added(q, c)`: với `q` `[query, d_head]` và `c` `[d_head]`, trả về `[query]`: số mà mỗi truy vấn cộng thêm vào mọi điểm của nó.
+Viết `added(q, c)`: với `q` `[query, d_head]` và `c` `[d_head]`, trả về `[query]`: với mỗi truy vấn, số được cộng thêm vào mọi điểm của nó.
 """
 
 # %% [markdown] lang="en"
 r"""
-Coloured: the common mean subtracted at growing doses; diamonds and squares: the controls at one dose; dashed: the predictor that has not read the text. Above the dashed line the model is not *short of information* but *broken*. Nine draws are enough to say "one in ten by chance". See how far apart the two kinds of controls are: "equally long" is not all.
+Coloured: the common mean subtracted at growing doses; diamonds and squares: the controls at one dose; dashed: the predictor that has not read the text. Above the dashed line the model is not *short of information* but *broken*. Chance alone beats nine draws one time in ten. See how far apart the two kinds of controls are: "equally long" is not all.
 
 *Mean ablation* keeps just $c$ and drops the word's own part and the context; *zero ablation* drops $c$ too. Where mean ablation is nearly as bad as not having read the text, the model needs *what varies*.
 
@@ -424,12 +424,12 @@ check("9.2", added)
 
 # %% [markdown] lang="vi"
 r"""
-"Mọi khóa" phải hiểu là khóa đi vào tích vô hướng, tức *sau* bước xoay (rotary step) của RoPE. Trước bước ấy thì khác: khóa ở vị trí $j$ mang $R_jc$, và truy vấn ở vị trí $t$ thấy $q_t\cdot R_{j-t}\,c/\sqrt d$: một hàm của *khoảng cách* $t-j$ (và của truy vấn), không tùy khóa là token nào.
+“Mọi khóa” phải hiểu là khóa lúc đi vào tích vô hướng, tức *sau* bước xoay (rotary step) của RoPE. Cộng $c$ trước bước ấy thì khác: khóa ở vị trí $j$ mang $R_jc$ (là $c$ đã quay theo vị trí ấy), và truy vấn ở vị trí $t$ thấy $q_t\cdot R_{j-t}\,c/\sqrt d$: một hàm của *khoảng cách* $t-j$ (và của truy vấn), dù token ở khóa ấy là gì.
 """
 
 # %% [markdown] lang="en"
 r"""
-"All keys" means the keys as they enter the dot product, *after* the rotary step of RoPE. Before that step it is different: the key at position $j$ carries $R_jc$, and the query at position $t$ sees $q_t\cdot R_{j-t}\,c/\sqrt d$: a function of the *distance* $t-j$ (and of the query), whichever token that key is.
+"All keys" means the keys as they enter the dot product, *after* the rotary step of RoPE. Before that step it is different: the key at position $j$ carries $R_jc$ ($c$ turned by that position), and the query at position $t$ sees $q_t\cdot R_{j-t}\,c/\sqrt d$: a function of the *distance* $t-j$ (and of the query), whichever token that key is.
 """
 
 # %%
@@ -456,11 +456,11 @@ figure = plot_distance(curves["c"], curves["random"], title=f"{model.provenance}
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi đường là một đầu: điểm mà $c$ (màu) hoặc một vector ngẫu nhiên (xám) cộng thêm, theo khoảng cách; trung bình *của từng truy vấn* đã trừ đi, vì softmax bỏ đúng hằng số ấy. Nằm ngang là không có tác dụng gì: mô hình không có bước xoay (GPT-2) phải cho toàn đường nằm ngang. Ngẫu nhiên cũng cho một hàm của khoảng cách; cái riêng của $c$, nếu có, là *giảm*: ưu tiên token gần. Nhưng RoPE nói chung không phải "càng xa càng yếu" (Barbero và cộng sự).
+Mỗi đường là một đầu: phần điểm mà $c$ (màu) hoặc một vector ngẫu nhiên (xám) cộng thêm, theo khoảng cách; trung bình *của từng truy vấn* đã được trừ đi, vì softmax bỏ đúng hằng số ấy. Đường nằm ngang nghĩa là không có tác dụng gì: mô hình không có bước xoay (GPT-2) phải cho toàn đường nằm ngang. Vector ngẫu nhiên cũng cho một hàm của khoảng cách; nét riêng của $c$, nếu có, là hàm ấy *giảm*: ưu tiên token gần. (Bản thân RoPE thì không phải cứ “càng xa càng yếu”: Barbero và cộng sự.)
 
 ## 5. V: trung bình chung là một bias
 
-Trọng số attention (attention weight) của một truy vấn có tổng bằng 1. Nếu *mọi* V đều được cộng thêm cùng một vector $c$ thì đầu ra là $\sum_j a_{ij}(v_j+c)=\sum_j a_{ij}v_j+c$: luồng dư của *mọi token, trong mọi câu* nhận cùng một vector $W_Oc$, bất kể attention nhìn đi đâu. Đó là một *bias*: giống nhau ở khắp nơi, nó không cho biết gì về câu đang đọc. Phần riêng của từ thì khác: nó chỉ đến những token nhìn vào từ ấy.
+Các trọng số attention (attention weight) của một truy vấn có tổng bằng 1. Nếu *mọi* V đều được cộng thêm cùng một vector $c$ thì đầu ra là $\sum_j a_{ij}(v_j+c)=\sum_j a_{ij}v_j+c$: luồng dư của *mọi token, trong mọi câu* nhận cùng một vector $W_Oc$ ($W_O$: ma trận đầu ra), bất kể attention nhìn vào đâu. Đó là một *bias*: giống nhau ở khắp nơi, nó không cho biết gì về câu đang đọc. Phần riêng của từ thì khác: chỉ những token nhìn vào từ ấy mới nhận được nó.
 """
 
 # %% [markdown] lang="en"
@@ -469,23 +469,23 @@ Each line is a head: the score that $c$ (coloured) or a random vector (grey) add
 
 ## 5. V: the common mean is a bias
 
-The attention weights of a query sum to 1. If the same vector $c$ is added to *all* V, the output is $\sum_j a_{ij}(v_j+c)=\sum_j a_{ij}v_j+c$: the residual stream of *every token in every text* receives the same $W_Oc$, wherever attention looks. That is a *bias*: the same everywhere, it tells nothing about the text being read. The word's own part is different: it reaches only the tokens that look at the word.
+The attention weights of a query sum to 1. If the same vector $c$ is added to *all* V, the output is $\sum_j a_{ij}(v_j+c)=\sum_j a_{ij}v_j+c$: the residual stream of *every token in every text* receives the same $W_Oc$ ($W_O$: output matrix), wherever attention looks. That is a *bias*: the same everywhere, it tells nothing about the text being read. The word's own part is different: it reaches only the tokens that look at the word.
 """
 
 # %% [markdown] lang="vi"
 r"""
 ## 6. Q: thiệt hại đi qua điểm hút chú ý
 
-Trung bình chung của Q cộng vào điểm của khóa $j$ số hạng $c\cdot k_j$, cho mọi truy vấn: một bảng "khóa nào được ưa thích". Thiệt hại khi bỏ $c$ có đi *qua* trọng số ở các điểm hút không? Ta *ghim* (clamp) trọng số ấy về mức của lượt chạy không can thiệp, các khóa khác chia nhau phần còn lại theo tỉ lệ cũ. Và ngược lại: để nguyên Q, chỉ đặt vào các điểm hút trọng số của lượt chạy bị sửa.
+Trung bình chung của Q cộng vào điểm của khóa $j$ số hạng $c\cdot k_j$, với mọi truy vấn: như một bảng “khóa nào được ưa thích”. Thiệt hại khi bỏ $c$ có đi *qua* trọng số ở các điểm hút không? Ta *ghim* (clamp) các trọng số ấy ở mức của lượt chạy không can thiệp; các khóa khác chia nhau phần còn lại theo tỉ lệ của lượt chạy đã sửa. Và ngược lại: để nguyên Q, chỉ cho các điểm hút nhận trọng số của lượt chạy đã sửa.
 
-**Quy tắc:** *đi qua điểm hút* nếu ghim làm mất ít nhất một nửa KL. *Riêng của trung bình chung* nếu ghim cứu được nhiều hơn ít nhất 20 điểm phần trăm so với cả hai vector ngẫu nhiên.
+**Quy tắc:** *đi qua điểm hút* nếu ghim làm KL giảm ít nhất một nửa. *Riêng của trung bình chung* nếu, ngoài ra, mức giảm ấy hơn mức giảm với từng vector trong hai vector ngẫu nhiên ít nhất 20 điểm phần trăm.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 6. Q: the damage goes through the sinks
 
-Q's common mean adds $c\cdot k_j$ to the score of key $j$, for every query: a table of which keys are liked. Does the damage of losing $c$ pass *through* the weights on the sinks? We *clamp* those weights to what they are in the unedited run; the other keys share the rest in the old proportions. And the other way round: leave Q alone, and give the sinks the weights of the edited run.
+Q's common mean adds $c\cdot k_j$ to the score of key $j$, for every query: a table of which keys are liked. Does the damage of losing $c$ pass *through* the weights on the sinks? We *clamp* those weights to what they are in the unedited run; the other keys share the rest as in the edited run. And the other way round: leave Q alone, and give the sinks the weights of the edited run.
 
 **Rule:** *through the sinks* if clamping removes at least half of the KL. *Peculiar to the common mean* if it saves at least 20 percentage points more than for both random vectors.
 """
@@ -524,7 +524,7 @@ print(say("· riêng của trung bình chung:", "· peculiar to the common mean:
 
 # %% [markdown] lang="vi"
 r"""
-Ba con số: KL khi trừ vector; KL khi ghim thêm trọng số ở điểm hút; KL khi *chỉ* đổi trọng số ấy. (KL không cộng được.) Nếu vector ngẫu nhiên cũng được cứu như thế, đi qua điểm hút không phải điều riêng của trung bình chung: dời Q theo hướng nào cũng làm xáo động trọng số ở đó trước hết.
+Ba con số: KL khi trừ vector; KL khi vừa trừ vừa ghim trọng số ở điểm hút (trong ngoặc: mức giảm); KL khi *chỉ* đổi trọng số ấy. (Các KL không cộng lại với nhau được.) Nếu với vector ngẫu nhiên, ghim cũng cứu được như thế thì “đi qua điểm hút” không phải là điều riêng của trung bình chung: dời Q theo hướng nào thì trọng số ở đó cũng bị xáo động trước hết.
 
 ## 7. Kết luận, cho từng phần
 """
@@ -538,9 +538,9 @@ Three numbers: KL with the vector subtracted; KL with the sinks' weights clamped
 
 # %%
 print(say("Độ dời của từ, tại chỗ của từ:", "The word's offset, at its place:"))
-print(f"  {say('mang từ nào đứng đó', 'carries which word stood there')}: {answer[carries]}", end="   ")
+print(f"  {say('mang thông tin từ nào đứng đó', 'carries which word stood there')}: {answer[carries]}", end="   ")
 alone = {part: answer[decide(*interval[f"only_{part.lower()}"], HALF)] for part in "KV"}
-print(say(f"(một mình K: {alone['K']}, một mình V: {alone['V']})", f"(K alone: {alone['K']}, V alone: {alone['V']})"))
+print(say(f"(chỉ K: {alone['K']}, chỉ V: {alone['V']})", f"(K alone: {alone['K']}, V alone: {alone['V']})"))
 for name in ("without_common", "without_own", "without_context"):
     print(f"  {label(name)}: KL {float(missed[name].mean()):z.2f}")
 print(say("Trung bình chung, ở mọi token thường:", "The common mean, at all ordinary tokens:"))
@@ -550,14 +550,14 @@ print(f"  K   {label('after_rotary')}, {say('bị triệt tiêu', 'cancelled')}:
 
 # %% [markdown] lang="vi"
 r"""
-Vậy "độ dời là mã" đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q của từ chỉ chính token ấy dùng: token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là *thiết lập* mà mô hình được huấn luyện xoay quanh, và bảng cho biết phần nào cần đúng vector ấy. Nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nó không phải thước đo của mã.
+Vậy “độ dời là mã” đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q ở đó chỉ chính token ấy dùng: các token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là một *thiết lập* mà mô hình được huấn luyện xoay quanh, và bảng cho biết Q, K hay V cần đúng vector ấy. Nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nụ cười không phải là thước đo của mã.
 
-Tất cả đo trên một mô hình, năm từ, một kiểu câu tiếng Anh ngắn; có từ thay vào làm câu sai ngữ pháp. (GPT-2: hãy chạy khi có kết nối tới Hub.)
+Tất cả chỉ đo trên một mô hình, năm từ, một kiểu câu tiếng Anh ngắn; vài từ thay vào thì câu sai ngữ pháp. (GPT-2: hãy chạy khi có kết nối tới Hub.)
 """
 
 # %% [markdown] lang="en"
 r"""
-How far, then, is "offsets are the code" right? It depends on *which offset*. The source measured the offset of one word, and section 2 answers for that one, in K and V. (Only the token itself uses its Q: later tokens do not read it.) The common mean is alike at all tokens and so cannot say which token it is; it is a *setting* around which the model was trained, and the table says which part needs that very vector. The smile of Q and K comes mostly from the common mean (notebook 06), and so it is no measure of the code.
+How far, then, is "offsets are the code" right? It depends on *which offset*. The source measured the offset of one word, and section 2 answers for that one, in K and V. (Only the token itself uses its Q: later tokens do not read it.) The common mean is alike at all tokens and so cannot say which token it is; it is a *setting* around which the model was trained, and the table says which of Q, K, V need that very vector. The smile of Q and K comes mostly from the common mean (notebook 06), and so it is no measure of the code.
 
 All this was measured on one model, five words, one kind of short English sentence; some words make it ungrammatical. (GPT-2: to be seen when run with the Hub.)
 """
@@ -571,20 +571,20 @@ print("✓")
 # %% [markdown] lang="vi"
 r"""
 ## Tự kiểm tra
-1. Vì sao đặt nguyên K và V của " him" vào một vị trí phải cho KL đúng bằng 0, dù Q ở đó vẫn là của " her"?
-2. Một bạn cộng 1000 vào mọi phần tử của K ở GPT-2, thấy logit (điểm của từng token trước softmax) không đổi, và kết luận: "GPT-2 không dùng K". Sai ở đâu?
+1. Vì sao khi đặt nguyên K và V của " him" vào một vị trí thì KL phải đúng bằng 0, dù Q ở đó vẫn là của " her"?
+2. Một bạn cộng 1000 vào mọi phần tử của K ở GPT-2, thấy logit (điểm của từng token trước softmax) không đổi, và kết luận: “GPT-2 không dùng K”. Sai ở đâu?
 3. Trung bình chung không cho biết từ nào đứng đó. Vì sao bỏ nó đi vẫn có thể làm hỏng mô hình?
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Q ở đó chỉ quyết định chính token ấy đọc gì; token sau thấy vị trí ấy qua K và V, mà ở mọi tầng K và V đã được đặt thẳng vào.
-2. Hằng số không mang thông tin, nhưng *biến thiên* của K quanh hằng số ấy thì có.
-3. Như một động cơ thiếu con ốc: mọi thứ còn lại được huấn luyện quanh chỗ có nó. Con ốc không phải là thông điệp.
+1. Q ở đó chỉ quyết định chính token ấy đọc gì; các token sau thấy vị trí ấy qua K và V, mà ở mọi tầng, K và V đã được đặt thẳng vào.
+2. Hằng số không mang thông tin, nhưng *phần biến thiên* của K quanh hằng số ấy thì có.
+3. Như một động cơ bị tháo một con ốc: mọi thứ còn lại đã được huấn luyện quanh con ốc ấy. Con ốc không phải là thông điệp.
 </details>
 
 ## Tóm tắt
-- Hoán đổi độ dời của hai từ trả lời câu hỏi mà biểu đồ không trả lời được: các token sau đọc gì ở đó.
-- Softmax triệt tiêu mọi hằng số cộng vào K; RoPE biến nó thành hàm của khoảng cách; hằng số của V là một bias.
+- Hoán đổi độ dời của hai từ trả lời được câu hỏi mà biểu đồ không trả lời được: các token sau đọc ra gì ở đó.
+- Softmax triệt tiêu mọi hằng số cộng vào K; nếu cộng trước bước xoay thì RoPE biến nó thành hàm của khoảng cách; hằng số của V là một bias.
 - Can thiệp chỉ có nghĩa bên cạnh đối chứng, ở liều lượng mà mô hình chưa hỏng.
 
 ## Tài liệu

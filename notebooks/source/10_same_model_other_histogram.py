@@ -10,13 +10,13 @@
 r"""
 # 10 · Cùng một mô hình, biểu đồ khác
 
-**Câu hỏi.** Có thể sửa một mô hình sao cho nụ cười của KK khép lại mà *không một logit nào* đổi không? (Logit là điểm của từng token trước softmax.) Nếu có, biểu đồ tần suất (histogram) nói về điều gì, và đại lượng nào thì còn lại?
+**Câu hỏi.** Có thể sửa một mô hình để nụ cười của KK khép lại mà *không một logit nào* thay đổi hay không? (Logit là điểm của từng token trước softmax.) Nếu có thể, biểu đồ tần suất (histogram) nói về điều gì, và đại lượng nào vẫn còn nguyên?
 
 **Sau bài này, bạn có thể**
 - dựng một mô hình *khác biểu đồ nhưng cùng logit*: tự do gauge (gauge freedom);
-- nói vì sao chỉ $|s|$ có nghĩa, chứ hai nửa trái phải của nụ cười thì không;
+- giải thích vì sao cùng lắm chỉ $|s|$ có nghĩa ($s$: cosine của một cặp), còn hai nửa trái và phải của nụ cười thì không;
 - dựng một GPT-2 mà nụ cười của KK mở hay khép tùy ý, chỉ bằng một phép cộng;
-- tính phần *bất biến* của độ dời, phần mà không hệ tọa độ nào làm đổi được.
+- tính phần *bất biến* của độ dời, phần mà dù chọn hệ tọa độ nào cũng không đổi.
 
 **Thời gian:** khoảng 40 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 02, 06 và 09. **Thuật ngữ:** xem bảng thuật ngữ `docs/glossary.vi.md`.
 """
@@ -29,7 +29,7 @@ r"""
 
 **Afterwards you can**
 - build a model with *another histogram and the same logits*: gauge freedom;
-- say why only $|s|$ means something, and the left and right halves of the smile do not;
+- say why at most $|s|$ means something ($s$: the cosine of a pair), and the left and right halves of the smile do not;
 - build a GPT-2 whose smile of KK opens or closes at will, by nothing but an addition;
 - compute the *invariant* part of an offset, which no choice of coordinates can change.
 
@@ -76,12 +76,12 @@ Trong mỗi đầu attention (head), thay $Q\to QM$ và $K\to KM^{-\top}$ với 
 
 $$(q_iM)\cdot(k_jM^{-\top})=q_iMM^{-1}k_j^\top=q_i\cdot k_j.$$
 
-Mọi điểm số attention (attention score) giữ nguyên, nên mọi logit giữ nguyên: đó là quyền chọn hệ tọa độ mà từ bên ngoài không ai thấy được. Nhưng các *chiều* (feature) đã bị trộn, nên cosine giữa các chiều thì đổi.
+Mọi điểm số attention (attention score) giữ nguyên, nên mọi logit giữ nguyên: đó chỉ là việc chọn hệ tọa độ, từ bên ngoài không ai thấy được. Nhưng các *chiều* (feature) đã bị trộn vào nhau, nên cosine giữa các chiều thì đổi.
 
-Với mã hóa vị trí xoay (RoPE), $M$ phải giao hoán với bước xoay (rotary step): chỉ được quay và co giãn trong từng cặp chiều mà bước xoay quay chung. Thế vẫn còn một góc tự do cho mỗi cặp. Các đầu Q dùng chung một đầu K thì dùng chung một $M$.
+Với mã hóa vị trí xoay (RoPE), $M$ phải giao hoán với bước xoay (rotary step): chỉ được quay và co giãn trong từng cặp chiều mà bước xoay quay cùng nhau. Như thế mỗi cặp vẫn còn một góc tự do. Các đầu Q dùng chung một đầu K thì dùng chung một $M$.
 
 ### Bài tập 10.1
-Viết `gauge(q, k, m)`: `q`, `k` `[token, d_head]`, `m` `[d_head, d_head]` khả nghịch; trả về cặp `(q M, k M⁻ᵀ)`.
+Viết `gauge(q, k, m)`: `q`, `k` `[token, d_head]`, `m` `[d_head, d_head]` khả nghịch; trả về hai ma trận `(q M, k M⁻ᵀ)`.
 
 *Gợi ý:* `torch.linalg.inv`, `.mT`.
 """
@@ -123,16 +123,16 @@ check("10.1", gauge)
 
 # %% [markdown] lang="vi"
 r"""
-Chọn góc nào? Với mỗi góc trong 64 góc, ta tính độ dời tương đối $|b|=|\mu|/\text{rms}$ của các chiều Q, trừ đi của các chiều K, rồi lấy góc có hiệu lớn nhất: *khép* nụ cười của KK, *mở* nụ cười của QQ. Lấy hiệu nhỏ nhất thì ngược lại. $M$ còn nhân mỗi cặp với 2, để thấy nó không cần là phép quay thuần túy. Ta làm thế ở mọi tầng (layer).
+Chọn góc nào? Với mỗi góc trong 64 góc, ta tính độ dời tương đối $|b|=|\mu|/\text{rms}$ của các chiều Q, trừ đi của các chiều K, rồi lấy góc có hiệu lớn nhất: *khép* nụ cười của KK, *mở* nụ cười của QQ. Lấy góc có hiệu nhỏ nhất thì ngược lại. $M$ còn nhân mỗi cặp với 2, để thấy rằng $M$ không nhất thiết là phép quay thuần túy. Ta làm thế ở mọi tầng (layer).
 
-**Dự đoán.** QQ mở ra thì QK đổi thế nào?
+**Dự đoán.** QQ mở ra, KK khép lại, thì QK đổi thế nào?
 """
 
 # %% [markdown] lang="en"
 r"""
 Which angle? For each of 64 angles we take the relative offset $|b|=|\mu|/\text{rms}$ of Q's features, minus that of K's, and choose the angle with the largest difference: *close* the smile of KK, *open* that of QQ. The smallest difference does the reverse. $M$ also scales each pair by 2, to show that it need not be a pure rotation. We do so at every layer.
 
-**Predict.** When QQ opens, what becomes of QK?
+**Predict.** When QQ opens and KK closes, what becomes of QK?
 """
 
 # %%
@@ -215,24 +215,24 @@ figure = plot_conditions(conditions, measures=("cosine",), blocks=("QQ", "QK", "
 
 # %% [markdown] lang="vi"
 r"""
-Ba mô hình, *cùng* logit (ô trước kiểm tra trong float64, mọi tầng cùng lúc), *khác* biểu đồ. W1 là khoảng cách Wasserstein-1 đến biểu đồ của mô hình gốc, lấy số lớn hơn trong hai khối QQ và KK. Nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó thuộc về hệ tọa độ mà quá trình huấn luyện tình cờ chọn.
+Ba mô hình, *cùng* logit (đã kiểm tra bằng float64 ở ô trước, mọi tầng cùng lúc), *khác* biểu đồ. W1 là khoảng cách Wasserstein-1 đến biểu đồ của mô hình gốc, lấy số lớn hơn trong hai khối QQ và KK. Nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó thuộc về hệ tọa độ mà quá trình huấn luyện đã đi tới.
 
-Điều này *không* có nghĩa là nụ cười do ngẫu nhiên: huấn luyện có thể ưu tiên một hệ tọa độ (bộ tối ưu Adam làm việc theo từng tọa độ). Nó cũng *không* nói gì về việc mô hình có dùng độ dời hay không: việc ấy bài 09 đã đo. Nó nói rằng không thể suy ra "mô hình dùng gì" từ hình dạng của biểu đồ.
+Điều này *không* có nghĩa là nụ cười do ngẫu nhiên: huấn luyện có thể ưu tiên một hệ tọa độ (bộ tối ưu Adam làm việc theo từng tọa độ). Điều này cũng *không* nói gì về việc mô hình có dùng độ dời hay không: việc ấy bài 09 đã đo. Nó chỉ cho biết rằng không thể suy ra “mô hình dùng gì” từ hình dạng của biểu đồ.
 
 ## 2. Dấu là quy ước
 
-Trường hợp riêng: đổi dấu *cả hai*, $(q_i,k_i)\to(-q_i,-k_i)$, ở một cặp chiều (không có bước xoay thì ở một chiều bất kỳ). Đó là phép quay 180 độ, nên logit không đổi. Nhưng mọi cosine giữa chiều ấy và các chiều khác đổi dấu: một hàng của ma trận soi gương. **Dự đoán.** Đổi dấu mọi cặp có trung bình của K âm (tổng hai chiều của cặp): $S$ của KK đổi không? Tỉ lệ cặp có $s>0$ thì sao?
+Trường hợp riêng: đổi dấu *cả hai*, $(q_i,k_i)\to(-q_i,-k_i)$, ở một cặp chiều (không có bước xoay thì ở một chiều bất kỳ). Đó là phép quay 180 độ, nên logit không đổi. Nhưng cosine giữa một chiều bị đổi dấu và một chiều giữ nguyên thì đổi dấu: cả một hàng của ma trận bị lật như soi gương. **Dự đoán.** Ta đổi dấu mọi cặp xoay có trung bình của K âm (cộng hai chiều của cặp): $S$ của KK có đổi không? Còn tỉ lệ các cosine $s>0$ thì sao?
 """
 
 # %% [markdown] lang="en"
 r"""
-Three models, the *same* logits (the cell before checks it in float64, all layers at once), *different* histograms. W1 is the Wasserstein-1 distance to the histogram of the model as it was, the larger one of QQ and KK. The smile of QQ and of KK is not a property of the function that the model computes; it belongs to the coordinates that training happened to choose.
+Three models, the *same* logits (the cell before checks it in float64, all layers at once), *different* histograms. W1 is the Wasserstein-1 distance to the histogram of the model as it was, the larger one of QQ and KK. The smile of QQ and of KK is not a property of the function that the model computes; it belongs to the coordinates at which training arrived.
 
 This does *not* mean that the smile is an accident: training may favour some coordinates (the optimiser Adam works coordinate by coordinate). Nor does it say anything about whether the model uses its offsets: that was measured in notebook 09. It says that "what the model uses" cannot be read off the shape of a histogram.
 
 ## 2. The sign is a convention
 
-A special case: flip *both* signs, $(q_i,k_i)\to(-q_i,-k_i)$, in one pair of features (without a rotary step in any one feature). That is a turn by 180 degrees, so no logit changes. But every cosine between that feature and another changes sign: a row of the matrix is mirrored. **Predict.** Flip every pair in which K's mean is negative (the sum of its two features): does $S$ of KK change? And the share of pairs with $s>0$?
+A special case: flip *both* signs, $(q_i,k_i)\to(-q_i,-k_i)$, in one pair of features (without a rotary step in any one feature). That is a turn by 180 degrees, so no logit changes. But every cosine between a flipped feature and one that is not changes sign: a row of the matrix is mirrored. **Predict.** Flip every rotary pair in which K's mean is negative (the sum of its two features): does $S$ of KK change? And the share of the cosines with $s>0$?
 """
 
 # %%
@@ -245,20 +245,20 @@ as_trained, signs = say("như đã huấn luyện", "as trained"), say("đổi d
 for name, vectors in ((as_trained, qkv.joined()[layer]), (signs, torch.cat([*flipped, qkv.v[layer]], dim=-1))):
     kk = block_histograms(vectors.float(), qkv.sizes, measures="cosine")["cosine"]["KK"]
     right = float(kk.counts[len(kk.counts) // 2 :].sum() / kk.counts.sum())
-    print(f"{name:20s} KK   S {float(smile_index(kk)):+z.2f}   {say('bên phải 0', 'right of 0')} {right:.0%}")
+    print(f"{name:20s} KK   S {float(smile_index(kk)):+z.2f}   {say('bên phải số 0:', 'right of 0:')} {right:.0%}")
 
 # %% [markdown] lang="vi"
 r"""
-$S$ chỉ dùng $|s|$, nên nó không đổi; tỉ lệ bên phải thì đổi. Vậy "bên phải cao hơn bên trái" không bao giờ là một phát hiện về mô hình: đại lượng quan sát được là $|s|$.
+$S$ chỉ dùng $|s|$, nên nó không đổi; tỉ lệ bên phải thì đổi. Vậy “bên phải cao hơn bên trái” không bao giờ là một phát hiện về mô hình: cùng lắm chỉ $|s|$ mới nói lên điều gì.
 
 ## 3. Không có bước xoay: cộng hằng số vào mọi khóa
 
-Trong mô hình không có bước xoay (GPT-2) còn một tự do đơn giản hơn nữa: cộng *cùng một vector* $c$ vào mọi khóa (key) không đổi logit nào (bài 09, mục 4). Mà cộng một hằng số thì đúng là dời độ dời của K. Vậy nụ cười của KK mở hay khép *tùy ý*. Dựng một GPT-2 nhỏ, trọng số ngẫu nhiên, và thử:
+Trong mô hình không có bước xoay (GPT-2) còn một tự do đơn giản hơn nữa: cộng *cùng một vector* $c$ vào mọi khóa (key) không làm đổi logit nào (bài 09, mục 4). Mà cộng một hằng số chính là thay đổi độ dời của K. Vậy nụ cười của KK mở hay khép *tùy ý ta*. Hãy dựng một GPT-2 nhỏ, trọng số ngẫu nhiên, và thử:
 """
 
 # %% [markdown] lang="en"
 r"""
-$S$ uses $|s|$ only, so it stays; the share on the right does not. So "the right side is higher than the left" is never a finding about the model: what can be observed is $|s|$.
+$S$ uses $|s|$ only, so it stays; the share on the right does not. So "the right side is higher than the left" is never a finding about the model: at most $|s|$ could be one.
 
 ## 3. Without a rotary step: add a constant to all keys
 
@@ -292,16 +292,16 @@ for size in (0, 1, 4, 16):
 
 # %% [markdown] lang="vi"
 r"""
-Cùng một GPT-2, nụ cười của KK từ không đến hoàn hảo. Với mô hình có bước xoay, phép cộng ấy *có* đổi logit (bài 09): ở đó nụ cười của K chịu ràng buộc nhiều hơn.
+Vẫn một GPT-2 ấy, mà nụ cười của KK đi từ không có gì đến hoàn hảo. Với mô hình có bước xoay, phép cộng ấy *có* làm đổi logit (bài 09): ở đó nụ cười của K chịu ràng buộc nhiều hơn.
 
 ## 4. Cái gì còn lại?
 
-Quay và co giãn trong một cặp không đổi tỉ số $|\mu_\text{cặp}|^2/\overline{|x_\text{cặp}|^2}$: tỉ lệ năng lượng của cặp mà *trung bình* mang. Đó là bản bất biến của $b^2=\mu^2/\text{rms}^2$ (bài 02), và là câu trả lời cho "vậy thì đọc được gì?".
+Quay và co giãn trong một cặp không làm đổi tỉ số $|\mu_\text{cặp}|^2/\overline{|x_\text{cặp}|^2}$: *trung bình* chiếm bao nhiêu phần năng lượng của cặp. Đó là dạng bất biến của $b^2=\mu^2/\text{rms}^2$ (bài 02), và là câu trả lời cho “vậy thì đọc được gì?”.
 
 ### Bài tập 10.2
-Viết `pair_share(x, half)`: `x` `[sentence, d_head]`, chiều $i$ đi cùng chiều $i+$`half` ($i<$ `half`); trả về `[half]`, tỉ lệ năng lượng của trung bình trong mỗi cặp.
+Viết `pair_share(x, half)`: `x` `[sentence, d_head]`, chiều $i$ đi cùng chiều $i+$`half` ($i<$ `half`); trả về `[half]`: trong mỗi cặp, trung bình chiếm bao nhiêu phần năng lượng.
 
-*Gợi ý:* năng lượng của một cặp là tổng bình phương của hai chiều.
+*Gợi ý:* năng lượng của một cặp là tổng năng lượng của hai chiều (năng lượng của một chiều: trung bình của bình phương).
 """
 
 # %% [markdown] lang="en"
@@ -315,7 +315,7 @@ Turning and scaling within a pair do not change $|\mu_\text{pair}|^2/\overline{|
 ### Exercise 10.2
 Write `pair_share(x, half)`: `x` `[sentence, d_head]`, feature $i$ goes with feature $i+$`half` ($i<$ `half`); return `[half]`, the share of the mean in the energy of each pair.
 
-*Hint:* the energy of a pair is the sum of the squares of its two features.
+*Hint:* the energy of a pair is the sum of those of its two features (of a feature: the mean of the squares).
 """
 
 
@@ -339,7 +339,7 @@ check("10.2", pair_share)
 
 # %% [markdown] lang="vi"
 r"""
-**Dự đoán.** Cặp xoay nhanh (bên trái) hay cặp xoay chậm (bên phải) có phần của trung bình lớn hơn? Q và K có giống nhau không?
+**Dự đoán.** Trung bình chiếm phần lớn hơn ở các cặp xoay nhanh (bên trái) hay ở các cặp xoay chậm (bên phải)? Q và K có giống nhau không?
 """
 
 # %% [markdown] lang="en"
@@ -369,23 +369,23 @@ for layer, parts in shares.items():
 if not rotary_half(model, d_head):
     print(
         say(
-            "Mô hình này không có bước xoay: M là ma trận bất kỳ, nên các tỉ lệ này không bất biến.",
+            "Mô hình này không có bước xoay: M có thể là ma trận bất kỳ, nên các tỉ lệ này không bất biến.",
             "This model has no rotary step: M may be any matrix, so these shares are not invariant.",
         )
     )
 
 # %% [markdown] lang="vi"
 r"""
-Đường là trung bình qua các đầu, dải là từ đầu thấp nhất đến đầu cao nhất. Không phép đổi tọa độ được phép nào làm đổi hình này (ô cuối kiểm tra), trong khi biểu đồ ở mục 1 thì đổi. Ở cặp nào tỉ lệ gần 1, ở đó " her" gần như một hằng số trong mọi câu; nghiên cứu về giá trị cực lớn trong Q và K của các mô hình dùng RoPE (Jin và cộng sự; Jonasson) cho biết vì sao chúng hay tập trung ở một số cặp. Hình *không* nói hằng số ấy là chung cho mọi token hay riêng của từ (bài 06), cũng không nói mô hình có dùng nó hay không (bài 09).
+Đường là trung bình qua các đầu; dải trải từ đầu có tỉ lệ thấp nhất đến đầu có tỉ lệ cao nhất. Mọi phép đổi tọa độ hợp lệ đều giữ nguyên hình này (ô cuối kiểm tra), trong khi biểu đồ ở mục 1 thì thay đổi. Ở cặp nào tỉ lệ gần 1, ở đó vector của " her" gần như là một hằng số qua mọi câu; các nghiên cứu về giá trị khổng lồ trong Q và K của những mô hình dùng RoPE (Jin và cộng sự; Jonasson) cho biết vì sao các giá trị ấy hay tập trung ở một số cặp. Hình *không* nói hằng số ấy là chung cho mọi token hay riêng của từ (bài 06), cũng không nói mô hình có dùng nó hay không (bài 09).
 
-V có tự do lớn hơn: $V\to VN$, $W_O\to N^{-1}W_O$ với $N$ bất kỳ, nên với V ngay cả tỉ lệ theo cặp cũng không bất biến; chỉ những gì tính *sau* $W_O$ mới bất biến.
+V có nhiều tự do hơn: $V\to VN$, $W_O\to N^{-1}W_O$ với $N$ khả nghịch bất kỳ ($W_O$: ma trận đầu ra), nên với V ngay cả tỉ lệ theo cặp cũng không bất biến; chỉ những gì tính *sau* $W_O$ mới bất biến.
 """
 
 # %% [markdown] lang="en"
 r"""
 Lines are means over the heads, bands run from the lowest to the highest head. No allowed change of coordinates alters this figure (the last cell checks it), while the histograms of section 1 do change. Where a share is near 1, " her" is all but a constant in all sentences; studies of massive values in Q and K of models with RoPE (Jin et al.; Jonasson) say why they gather in certain pairs. The figure does *not* say whether that constant is common to all tokens or the word's own (notebook 06), nor whether the model uses it (notebook 09).
 
-V has more freedom: $V\to VN$, $W_O\to N^{-1}W_O$ with any $N$, so that for V not even the shares by pair are invariant; only what is computed *after* $W_O$ is.
+V has more freedom: $V\to VN$, $W_O\to N^{-1}W_O$ with any invertible $N$ ($W_O$: output matrix), so that for V not even the shares by pair are invariant; only what is computed *after* $W_O$ is.
 """
 
 # %%
@@ -399,21 +399,21 @@ print("✓")
 # %% [markdown] lang="vi"
 r"""
 ## Tự kiểm tra
-1. Vì sao với RoPE, $M$ không được là ma trận bất kỳ?
-2. Một bài báo viết: "ở tầng 5, phần lớn cosine là *dương*, vậy các chiều cùng chiều". Bạn hỏi gì?
-3. Hai mô hình có cùng logit nhưng $S$ khác nhau. Mô hình nào "dựa vào độ dời" nhiều hơn?
+1. Vì sao với RoPE, $M$ không thể là một ma trận khả nghịch bất kỳ?
+2. Một bài báo viết: “ở tầng 5, phần lớn cosine là *dương*, vậy các chiều cùng hướng với nhau”. Bạn sẽ hỏi gì?
+3. Hai mô hình có cùng logit nhưng $S$ khác nhau. Mô hình nào “dựa vào độ dời” nhiều hơn?
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Bước xoay đứng giữa $M$ và tích vô hướng; $M$ phải giao hoán với nó, nếu không $M$ và $M^{-\top}$ không triệt tiêu nhau.
-2. Đổi dấu một chiều của Q cùng với chiều ấy của K thì kết luận đổi mà mô hình không đổi: dấu là quy ước.
-3. Không mô hình nào: chúng là cùng một hàm số. Câu trả lời phải đến từ can thiệp (intervention).
+1. Bước xoay đứng giữa $M$ và tích vô hướng; $M$ phải giao hoán với nó, nếu không thì $M$ và $M^{-\top}$ không khử nhau.
+2. “Nếu đổi dấu một cặp chiều ở cả Q lẫn K thì sao?” Kết luận đổi mà mô hình không đổi: dấu là quy ước.
+3. Không mô hình nào cả: hai mô hình là cùng một hàm số. Câu trả lời phải đến từ can thiệp (intervention).
 </details>
 
 ## Tóm tắt
 - Cùng một hàm số có thể cười hoặc không cười: hình dạng của biểu đồ thuộc về hệ tọa độ.
 - Dấu của $s$ là quy ước; ở GPT-2, cả độ dời của K cũng vậy.
-- Tỉ lệ năng lượng của trung bình trong từng cặp xoay thì bất biến.
+- Phần năng lượng mà trung bình chiếm trong từng cặp xoay thì bất biến.
 
 ## Tài liệu
 - N. Elhage và cộng sự, *A Mathematical Framework for Transformer Circuits*, 2021 (transformer-circuits.pub).
@@ -426,14 +426,14 @@ r"""
 # %% [markdown] lang="en"
 r"""
 ## Check yourself
-1. Why may $M$ not be any matrix with RoPE?
+1. With RoPE, why can $M$ not be just any invertible matrix?
 2. A paper writes: "at layer 5 most cosines are *positive*, so the features agree". What do you ask?
 3. Two models have the same logits but different $S$. Which of them "leans on its offsets" more?
 
 <details><summary>Short answers</summary>
 
 1. The rotary step stands between $M$ and the dot product; $M$ must commute with it, or $M$ and $M^{-\top}$ do not cancel.
-2. Flip the sign of one feature of Q together with that of K, and the conclusion changes while the model does not: the sign is a convention.
+2. "And if the signs of one pair of features are flipped, in Q and in K?" The conclusion changes, the model does not: the sign is a convention.
 3. Neither: they are one and the same function. The answer has to come from an intervention.
 </details>
 

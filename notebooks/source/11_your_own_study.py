@@ -263,14 +263,14 @@ print(tuple(x.shape), sizes, label("layer"), layer)
 r"""
 ## 4. Ngưỡng, trước khi xem hình
 
-Sáu khẳng định của bài 04 và 06, mỗi khẳng định một con số và một ngưỡng. ($S$ là chỉ số nụ cười; tầng 0 để riêng.)
+Bảy khẳng định của bài 06, mỗi khẳng định một con số và một ngưỡng. ($S$ là chỉ số nụ cười; tầng 0 để riêng.) Ở khẳng định 3, QK cần bằng nửa trung bình của QQ và KK, và hơn mức ngẫu nhiên 0,05. Khẳng định 7 ở bài 06 cần một từ thứ hai; ở đây token đối chứng đứng thay: nó biết độ dời chung của mọi token, nhưng không biết độ dời của từ bạn chọn.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 4. Thresholds, before any figure
 
-The six claims of notebooks 04 and 06, each with a figure and a threshold. ($S$ is the smile index; layer 0 stands aside.)
+The seven claims of notebook 06, each with a figure and a threshold. ($S$ is the smile index; layer 0 stands aside.) For claim 3, QK needs half of the mean of QQ and KK, and 0.05 above chance. Claim 7 needed a second word there; here the control token takes its place: it knows the offset common to all tokens, but not that of your word.
 """
 
 # %%
@@ -279,14 +279,14 @@ for number, claim in enumerate(CLAIMS, start=1):
 
 # %% [markdown] lang="vi"
 r"""
-**Dự đoán.** Viết ra giấy sáu phán quyết của bạn: đúng, đúng một phần, hay sai. Một dự đoán chỉ có nghĩa nếu bạn ghi nó *trước* khi cuộn xuống.
+**Dự đoán.** Viết ra giấy bảy phán quyết của bạn: đúng, đúng một phần, hay sai. Một dự đoán chỉ có nghĩa nếu bạn ghi nó *trước* khi cuộn xuống.
 
 ## 5. Các khối ở vài tầng
 """
 
 # %% [markdown] lang="en"
 r"""
-**Predict.** Write down your six verdicts: holds, holds partly, fails. A prediction is worth something only if you write it *before* you scroll down.
+**Predict.** Write down your seven verdicts: holds, holds partly, fails. A prediction is worth something only if you write it *before* you scroll down.
 
 ## 5. The blocks at a few layers
 """
@@ -356,7 +356,7 @@ This is the figure that will be exported. It holds what a reader needs to *doubt
 """
 
 # %%
-verdicts = judge(x, sizes, layer)
+verdicts = judge(x, x_control, sizes, layer)
 for v in verdicts:
     name, verdict = say(*v.claim.name), label(f"verdict_{v.verdict}")
     interval = f"{v.value:+.2f} [{v.low:+.2f}, {v.high:+.2f}]{' ?' if v.undecided else ''}"
@@ -364,7 +364,7 @@ for v in verdicts:
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng: khẳng định; phán quyết (**đúng**: mọi tầng; **đúng một phần**: một số tầng; **sai**: không tầng nào); số tầng đạt ngưỡng; rồi con số quyết định ở tầng được chọn, với khoảng tin cậy 95% của jackknife (bỏ lần lượt từng câu). Dấu **?** nghĩa là khoảng ấy vắt qua ngưỡng: với ngần này câu, chưa phân xử được. `nan` nghĩa là không xác định: chẳng hạn, một chiều không đổi thì không có hệ số tương quan (correlation coefficient).
+Mỗi dòng: khẳng định; phán quyết (**đúng**: từ 95% số tầng; **sai**: không quá 5%; còn lại là **đúng một phần**); số tầng đạt ngưỡng; rồi con số quyết định ở tầng được chọn, với khoảng tin cậy 95% của jackknife (bỏ lần lượt từng câu). Dấu **?** nghĩa là khoảng ấy vắt qua ngưỡng: với ngần này câu, chưa phân xử được. `nan` nghĩa là không xác định: chẳng hạn, một chiều không đổi thì không có hệ số tương quan (correlation coefficient).
 
 ## 8. Kết luận trung thực
 
@@ -373,7 +373,7 @@ Phần này do ô mã viết từ các phán quyết, nên không thể nói qu�
 
 # %% [markdown] lang="en"
 r"""
-Each line: the claim; the verdict (**holds**: at every layer; **holds partly**: at some; **fails**: at none); how many layers pass; then the deciding figure at the chosen layer, with its 95% jackknife interval (one sentence left out at a time). A **?** says that the interval reaches over the threshold: these sentences do not decide it. `nan` is undefined: a feature that never changes has no correlation, for example.
+Each line: the claim; the verdict (**holds**: at 95% of the layers or more; **fails**: at 5% or less; else **holds partly**); how many layers pass; then the deciding figure at the chosen layer, with its 95% jackknife interval (one sentence left out at a time). A **?** says that the interval reaches over the threshold: these sentences do not decide it. `nan` is undefined: a feature that never changes has no correlation, for example.
 
 ## 8. An honest conclusion
 
@@ -389,7 +389,7 @@ for line in conclude(verdicts, x, sizes, layer, target):
 r"""
 ## 9. Một hình và một bảng để mang đi
 
-Cả hai được ghi vào thư mục `my_study/`, cạnh bài này. Bảng CSV mở được bằng phần mềm bảng tính. Làm lại với cùng từ và cùng mô hình thì ghi đè lên bản cũ.
+Cả hai được ghi vào thư mục `my_study/`, cạnh bài này. Bảng CSV mở được bằng phần mềm bảng tính (tên cột viết bằng tiếng Anh). Làm lại với cùng từ và cùng mô hình thì ghi đè lên bản cũ.
 """
 
 # %% [markdown] lang="en"
@@ -460,9 +460,10 @@ Now both tables of verdicts side by side: the same thresholds, the same sentence
 
 # %%
 both = {}
-for name, (_, _, captured) in models.items():
+for name, (who, where, captured) in models.items():
     vectors = captured.joined()
-    both[name] = judge(vectors, captured.sizes, choose_layer(len(vectors)))
+    beside = capture_qkv(who, where.batch, positions=where.control).joined()
+    both[name] = judge(vectors, beside, captured.sizes, choose_layer(len(vectors)))
 for pair in zip(*both.values()):
     print(f"{pair[0].number} {say(*pair[0].claim.name)}")
     for name, v in zip(both, pair):
