@@ -233,12 +233,20 @@ def missing_terms(data, where, vi, en):
     return missing
 
 
+def _runs_over(pattern, text, use):
+    """Whether a word of the pattern begins within `use`, after its first letter, and ends behind it."""
+    starts = range(use.start() + 1, use.end())
+    return any(found.end() > use.end() for found in (pattern.match(text, start) for start in starts) if found)
+
+
 def missing_glosses(data, where, text):
     """Terms that a Vietnamese notebook uses for the first time without the English name in brackets near them."""
     text = " ".join(re.sub(r"^#.*$", "", prose(text), flags=re.MULTILINE).split())  # a heading is too short for it
     missing = []
+    others = _words(*(term["vi"] for term in terms(data)))
     for term in sorted(terms(data), key=lambda term: -len(term["vi"])):  # "tầng nông" before "tầng"
-        found = _words(term["vi"]).search(text)
+        uses = _words(term["vi"]).finditer(text)  # "trừ trung bình chung" is no use of "trừ trung bình"
+        found = next((use for use in uses if not _runs_over(others, text, use)), None)
         if found and term.get("first"):
             near = text[max(0, found.start() - 30) : found.end() + 45].casefold()
             if not any(re.search(rf"\([^()]*\b{re.escape(name)}\b", near) for name in names(term, "en")):

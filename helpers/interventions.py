@@ -11,7 +11,6 @@ import copy
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from helpers.capture import attention_layers, attention_modules, capture_qkv, edit_qkv
@@ -164,17 +163,6 @@ def edit_layers(model, part, change, *, layers=None, where=None, after_rotary=Fa
 
             edits.enter_context(edit_qkv(model, layer, part, fn, after_rotary=after_rotary))
         yield
-
-
-def dose_at(doses, effects, wanted):
-    """The dose whose mean KL is about `wanted`: on a straight line between those measured, both axes logarithmic.
-
-    Args:
-        doses: rising.
-        effects: KL `[sentence]` at each; the result never leaves the range of the doses.
-    """
-    kl = np.maximum.accumulate([max(float(effect.mean()), 1e-9) for effect in effects])
-    return float(np.exp(np.interp(np.log(wanted), np.log(kl), np.log(doses))))
 
 
 def as_long_as(vector, other, d_head):

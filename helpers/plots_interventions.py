@@ -71,22 +71,23 @@ def plot_swap(effects, *, controls=(), title=None):
 
 
 @_styled
-def plot_doses(effects, draws, strict, anchor, *, title=None):
+def plot_doses(effects, dose, draws, strict, anchor, *, title=None):
     """KL divergence against the dose of the common mean that is taken away, one panel per part.
 
     Args:
         effects: {part: {dose: KL `[sentence]`}}; dose 1 takes all of it away.
-        draws, strict: {part: (dose, list of KL `[sentence]`)}, random vectors of equal length at one dose.
+        dose: of the controls.
+        draws, strict: {part: list of KL `[sentence]`}, random vectors of equal length at that dose.
         anchor: KL of the predictor that has not read the text.
         title: above the figure.
     """
     figure, axes = _row_of_panels(len(effects), figsize=(9.6, 3.6))
     for axis, (part, by_dose) in zip(axes, effects.items(), strict=True):
-        means, reaches = np.array([mean_and_reach(kl) for kl in by_dose.values()]).T
+        means, reaches = np.array([(0, 0), *map(mean_and_reach, by_dose.values())]).T
         line = {"color": COLOURS[part], "marker": "o", "capsize": 3, "label": label("edit_interval")}
-        axis.errorbar(list(by_dose), means, yerr=reaches, **line)
+        axis.errorbar([0, *by_dose], means, yerr=reaches, **line)
         for controls, marker, name in ((draws, "D", "random_draw"), (strict, "s", "stricter_draw")):
-            dose, kls = controls[part]
+            kls = controls[part]
             axis.plot(
                 [dose] * len(kls), [float(kl.mean()) for kl in kls], marker, mfc="none", color="0.3", label=label(name)
             )

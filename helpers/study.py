@@ -117,7 +117,7 @@ def read_sentences(source):
     if len(sentences) < FEW:
         notes.append(
             say(
-                f"cẩn thận: chỉ {len(sentences)} câu; với n nhỏ như vậy, ngẫu nhiên cũng cười (bài 05)",
+                f"cẩn thận: chỉ {len(sentences)} câu; với n nhỏ như vậy, dữ liệu ngẫu nhiên cũng cho hình nụ cười (bài 05)",
                 f"careful: only {len(sentences)} sentences; with so few, chance smiles too (notebook 05)",
             )
         )

@@ -11,6 +11,7 @@ All sentences lie in one row, one after the other, and a mask lets each see only
 """
 
 from contextlib import ExitStack
+from functools import lru_cache
 
 import torch
 from transformers import DynamicCache
@@ -34,24 +35,34 @@ class WordSlot:
 
     def __init__(self, model, batch, positions):
         device = next(model.parameters()).device
-        token, length = torch.arange(batch["input_ids"].shape[1]), batch["attention_mask"].sum(dim=1)  # [sentence]
-        place = positions.cpu().unsqueeze(1)
+        real, place = (
+            batch["attention_mask"].cpu().bool(),
+            positions.cpu().unsqueeze(1),
+        )  # [sentence, token], [sentence, 1]
         first = (place == 0).flatten().nonzero().flatten().tolist()
         if first:
             raise ValueError(f"the word stands first in sentences {first}, so nothing precedes it: leave those out")
-        real = batch["attention_mask"].cpu().bool()
+        token, length = torch.arange(real.shape[1]), real.sum(dim=1, keepdim=True)
+        # the last token of a sentence predicts nothing that is counted, and no other token sees it
+        rest = (token >= place) & (token < (length - 1).maximum(place + 1))
         self._model, self._n_sentence = model, len(place)
-        self._past = _Row(batch, real & (token < place), device)
-        self._rest = _Row(batch, real & (token >= place), device)
-        self._at = (self._rest.position == positions.to(device)[self._rest.sentence]).nonzero().flatten()  # [sentence]
-        counted = (token > place) & (token < length.cpu().unsqueeze(1) - 1)  # a next token follows
-        self._counted = counted[real & (token >= place)].nonzero().flatten().to(device)  # [prediction]
+        self._past, self._rest = _Row(batch, real & (token < place), device), _Row(batch, rest, device)
+        at_word = self._rest.position == positions.to(device)[self._rest.sentence]
+        self._at, self._counted = (
+            at_word.nonzero().flatten(),
+            (~at_word).nonzero().flatten(),
+        )  # [sentence], [prediction]
         with torch.no_grad():
             outputs = model.base_model(**self._past.inputs(self._past, model.dtype), use_cache=True)
         self._cache = [(layer.keys, layer.values) for layer in outputs.past_key_values.layers]
+        self._unedited = lru_cache(2)(self._log_p)  # both are asked for again
+        self._captured = lru_cache(16)(self._capture)
 
     def capture(self, token_id):
         """Q, K and V of a word at this place, {part: `[layer, sentence, feature]`}, before any rotary embedding."""
+        return dict(self._captured(token_id))
+
+    def _capture(self, token_id):
         seen = {part: [] for part in PARTS}
 
         def recorder(part):
@@ -81,6 +92,9 @@ class WordSlot:
         if nothing:
             raise ValueError(f"two tokens must follow the word, not so in sentences {nothing}: leave those out")
 
+        if not replaced:
+            return self._unedited(token_id)
+
         def replacer(new):
             def replace(values, layer):
                 values[0, self._at] = new[layer].to(values)
@@ -91,7 +105,10 @@ class WordSlot:
         with ExitStack() as edits:
             for part, vectors in replaced.items():
                 edits.enter_context(edit_layers(self._model, part, replacer(vectors)))
-            hidden = self._run(self._rest, token_id, self._at)
+            return self._log_p(token_id)
+
+    def _log_p(self, token_id):
+        hidden = self._run(self._rest, token_id, self._at)
         with torch.no_grad():
             return self._model.get_output_embeddings()(hidden[self._counted]).log_softmax(dim=-1)
 

@@ -14,7 +14,6 @@ from helpers.interventions import (
     clamped,
     common_mean,
     context_free,
-    dose_at,
     edit_attention,
     edit_layers,
     effect,
@@ -238,13 +237,6 @@ def test_rotary_half(model):
     assert rotary_half(model, d_head) == expected
 
 
-def test_dose_at_lies_on_the_line_between_two_doses_and_stays_within_them():
-    effects = [torch.tensor([0.1, 0.3]), torch.tensor([0.8]), torch.tensor([3.2])]  # means 0.2, 0.8, 3.2
-    assert abs(dose_at([0.25, 0.5, 1.0], effects, 0.4) - 0.25 * 2**0.5) < 1e-6
-    assert dose_at([0.25, 0.5, 1.0], effects, 0.01) == pytest.approx(0.25)
-    assert dose_at([0.25, 0.5, 1.0], [torch.zeros(2)] * 3, 0.5) == pytest.approx(1)
-
-
 # ---- what a constant in the keys adds ------------------------------------------------------------
 
 
@@ -339,13 +331,13 @@ def test_plot_swap_shows_every_word_and_edit_at_its_mean(kl, language):
 
 
 def test_plot_doses_shows_means_controls_and_the_anchor(kl):
-    draws = {"Q": (0.5, [kl(), kl()])}
-    figure = plot_doses({"Q": {0.5: kl(), 1.0: kl(2)}}, draws, draws, 2.5)
+    draws = {"Q": [kl(), kl()]}
+    figure = plot_doses({"Q": {0.5: kl(), 1.0: kl(2)}}, 0.5, draws, draws, 2.5)
     axis = figure.axes[0]
     assert [list(line.get_ydata()) for line in axis.lines if line.get_linestyle() == "--"] == [[2.5, 2.5]]
     for marker in "Ds":
         (controls,) = (line for line in axis.lines if line.get_marker() == marker)
-        assert np.allclose(controls.get_ydata(), [float(v.mean()) for v in draws["Q"][1]])
+        assert np.allclose(controls.get_ydata(), [float(v.mean()) for v in draws["Q"]])
 
 
 def test_plot_distance_draws_what_it_gets_on_one_honest_scale():

@@ -30,7 +30,7 @@ LANGUAGES = ("vi", "en")
 NAVIGATION = (
     ("Giảng dạy", "Teaching", ("teaching", "classroom")),
     ("Số đo", "Measurements", ("performance", "scale")),
-    ("Tra cứu", "Reference", ("glossary", "references", "api", "contributing")),
+    ("Tra cứu", "Reference", ("source", "glossary", "references", "api", "contributing")),
 )
 # Folded cells by tag: what to click on, closed and open.
 FOLDED = {

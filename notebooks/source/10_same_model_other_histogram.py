@@ -123,14 +123,14 @@ check("10.1", gauge)
 
 # %% [markdown] lang="vi"
 r"""
-Chọn góc nào? Với mỗi góc trong 64 góc, ta tính độ dời tương đối $|b|=|\mu|/\text{rms}$ của các chiều Q, trừ đi của các chiều K, rồi lấy góc có hiệu lớn nhất: *khép* nụ cười của KK, *mở* nụ cười của QQ. Lấy góc có hiệu nhỏ nhất thì ngược lại. $M$ còn nhân mỗi cặp với 2, để thấy rằng $M$ không nhất thiết là phép quay thuần túy. Ta làm thế ở mọi tầng (layer).
+Chọn góc nào? Với mỗi góc trong 64 góc, ta tính $|b|=|\mu|/\text{rms}$ (bài 06) của các chiều Q, trừ đi của các chiều K, rồi lấy góc có hiệu lớn nhất: *khép* nụ cười của KK, *mở* nụ cười của QQ. Lấy góc có hiệu nhỏ nhất thì ngược lại. $M$ còn nhân mỗi cặp với 2, để thấy rằng $M$ không nhất thiết là phép quay thuần túy. Ta làm thế ở mọi tầng (layer).
 
 **Dự đoán.** QQ mở ra, KK khép lại, thì QK đổi thế nào?
 """
 
 # %% [markdown] lang="en"
 r"""
-Which angle? For each of 64 angles we take the relative offset $|b|=|\mu|/\text{rms}$ of Q's features, minus that of K's, and choose the angle with the largest difference: *close* the smile of KK, *open* that of QQ. The smallest difference does the reverse. $M$ also scales each pair by 2, to show that it need not be a pure rotation. We do so at every layer.
+Which angle? For each of 64 angles we take $|b|=|\mu|/\text{rms}$ (notebook 06) of Q's features, minus that of K's, and choose the angle with the largest difference: *close* the smile of KK, *open* that of QQ. The smallest difference does the reverse. $M$ also scales each pair by 2, to show that it need not be a pure rotation. We do so at every layer.
 
 **Predict.** When QQ opens and KK closes, what becomes of QK?
 """
@@ -215,7 +215,7 @@ figure = plot_conditions(conditions, measures=("cosine",), blocks=("QQ", "QK", "
 
 # %% [markdown] lang="vi"
 r"""
-Ba mô hình, *cùng* logit (đã kiểm tra bằng float64 ở ô trước, mọi tầng cùng lúc), *khác* biểu đồ. W1 là khoảng cách Wasserstein-1 đến biểu đồ của mô hình gốc, lấy số lớn hơn trong hai khối QQ và KK. Nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó thuộc về hệ tọa độ mà quá trình huấn luyện đã đi tới.
+Ba mô hình, *cùng* logit (đã kiểm tra bằng float64 ở ô trước, mọi tầng cùng lúc), *khác* biểu đồ. W1 là khoảng cách Wasserstein-1 đến biểu đồ của mô hình gốc, lấy số lớn hơn trong hai khối QQ và KK. QK cần độ dời lớn ở cả hai bên: khép một bên là khép cả nó. Nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó thuộc về hệ tọa độ mà quá trình huấn luyện đã đi tới.
 
 Điều này *không* có nghĩa là nụ cười do ngẫu nhiên: huấn luyện có thể ưu tiên một hệ tọa độ (bộ tối ưu Adam làm việc theo từng tọa độ). Điều này cũng *không* nói gì về việc mô hình có dùng độ dời hay không: việc ấy bài 09 đã đo. Nó chỉ cho biết rằng không thể suy ra “mô hình dùng gì” từ hình dạng của biểu đồ.
 
@@ -226,7 +226,7 @@ Trường hợp riêng: đổi dấu *cả hai*, $(q_i,k_i)\to(-q_i,-k_i)$, ở 
 
 # %% [markdown] lang="en"
 r"""
-Three models, the *same* logits (the cell before checks it in float64, all layers at once), *different* histograms. W1 is the Wasserstein-1 distance to the histogram of the model as it was, the larger one of QQ and KK. The smile of QQ and of KK is not a property of the function that the model computes; it belongs to the coordinates at which training arrived.
+Three models, the *same* logits (the cell before checks it in float64, all layers at once), *different* histograms. W1 is the Wasserstein-1 distance to the histogram of the model as it was, the larger one of QQ and KK. QK needs large offsets on both sides: close one of them, and it closes too. The smile of QQ and of KK is not a property of the function that the model computes; it belongs to the coordinates at which training arrived.
 
 This does *not* mean that the smile is an accident: training may favour some coordinates (the optimiser Adam works coordinate by coordinate). Nor does it say anything about whether the model uses its offsets: that was measured in notebook 09. It says that "what the model uses" cannot be read off the shape of a histogram.
 
@@ -376,14 +376,14 @@ if not rotary_half(model, d_head):
 
 # %% [markdown] lang="vi"
 r"""
-Đường là trung bình qua các đầu; dải trải từ đầu có tỉ lệ thấp nhất đến đầu có tỉ lệ cao nhất. Mọi phép đổi tọa độ hợp lệ đều giữ nguyên hình này (ô cuối kiểm tra), trong khi biểu đồ ở mục 1 thì thay đổi. Ở cặp nào tỉ lệ gần 1, ở đó vector của " her" gần như là một hằng số qua mọi câu; các nghiên cứu về giá trị khổng lồ trong Q và K của những mô hình dùng RoPE (Jin và cộng sự; Jonasson) cho biết vì sao các giá trị ấy hay tập trung ở một số cặp. Hình *không* nói hằng số ấy là chung cho mọi token hay riêng của từ (bài 06), cũng không nói mô hình có dùng nó hay không (bài 09).
+Đường là trung bình qua các đầu; dải trải từ đầu có tỉ lệ thấp nhất đến đầu có tỉ lệ cao nhất. Mọi phép đổi tọa độ hợp lệ đều giữ nguyên hình này (ô cuối kiểm tra), trong khi biểu đồ ở mục 1 thì thay đổi. Hãy so hai nửa trong các dòng in ra với bề rộng của dải. Ở cặp nào tỉ lệ gần 1, ở đó vector của " her" gần như là một hằng số qua mọi câu; các nghiên cứu về giá trị khổng lồ trong Q và K của những mô hình dùng RoPE (Jin và cộng sự; Jonasson) cho biết vì sao các giá trị ấy hay tập trung ở một số cặp. Hình *không* nói hằng số ấy là chung cho mọi token hay riêng của từ (bài 06), cũng không nói mô hình có dùng nó hay không (bài 09).
 
 V có nhiều tự do hơn: $V\to VN$, $W_O\to N^{-1}W_O$ với $N$ khả nghịch bất kỳ ($W_O$: ma trận đầu ra), nên với V ngay cả tỉ lệ theo cặp cũng không bất biến; chỉ những gì tính *sau* $W_O$ mới bất biến.
 """
 
 # %% [markdown] lang="en"
 r"""
-Lines are means over the heads, bands run from the lowest to the highest head. No allowed change of coordinates alters this figure (the last cell checks it), while the histograms of section 1 do change. Where a share is near 1, " her" is all but a constant in all sentences; studies of massive values in Q and K of models with RoPE (Jin et al.; Jonasson) say why they gather in certain pairs. The figure does *not* say whether that constant is common to all tokens or the word's own (notebook 06), nor whether the model uses it (notebook 09).
+Lines are means over the heads, bands run from the lowest to the highest head. No allowed change of coordinates alters this figure (the last cell checks it), while the histograms of section 1 do change. Compare the two halves in the printed lines with the width of the band. Where a share is near 1, " her" is all but a constant in all sentences; studies of massive values in Q and K of models with RoPE (Jin et al.; Jonasson) say why they gather in certain pairs. The figure does *not* say whether that constant is common to all tokens or the word's own (notebook 06), nor whether the model uses it (notebook 09).
 
 V has more freedom: $V\to VN$, $W_O\to N^{-1}W_O$ with any invertible $N$ ($W_O$: output matrix), so that for V not even the shares by pair are invariant; only what is computed *after* $W_O$ is.
 """
