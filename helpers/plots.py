@@ -560,11 +560,3 @@ def plot_heads(intervals, pooled, cuts, *, title=None):
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
-
-
-def plot_head_blocks(target, heads, *, control=None, title=None):
-    """`plot_blocks` with one row per head: counts are `[head, bins]`, of one layer."""
-    figure = plot_blocks(target, layers=heads, control=control, title=title)
-    for axis, head in zip(figure.axes[::3], heads):
-        axis.set_ylabel(f"{label('head')} {head}\n{label('density')}")
-    return figure

@@ -149,7 +149,7 @@ def assemble(path, language):
 
 
 def links(path, language):
-    """A menu of all notebooks, the neighbours at its ends, and the same notebook in the other language."""
+    """A menu of all notebooks, the neighbours at its ends, the same notebook in the other language, the glossary."""
     names = [source.stem for source in sources()]
     at = names.index(path.stem)
     other = next(name for name in LANGUAGES if name != language)
@@ -158,7 +158,9 @@ def links(path, language):
         parts.insert(0, f"[← {names[at - 1][:2]}]({names[at - 1]}.ipynb)")
     if at + 1 < len(names):
         parts.append(f"[{names[at + 1][:2]} →]({names[at + 1]}.ipynb)")
-    return " · ".join([*parts, f"[{LANGUAGES[other]}](../{other}/{path.stem}.ipynb)"])
+    parts.append(f"[{LANGUAGES[other]}](../{other}/{path.stem}.ipynb)")
+    glossary = {"vi": "[thuật ngữ](../../docs/glossary.vi.md)", "en": "[glossary](../../docs/glossary.md)"}[language]
+    return " · ".join([*parts, glossary])
 
 
 # How long a reader takes.  An estimate: no reader was timed; docs/teaching.md says where it comes from.

@@ -20,7 +20,9 @@ def test_the_menu_leads_to_every_other_notebook_and_to_the_other_language(path, 
     menu = build.links(path, language)
     other = {"vi": "en", "en": "vi"}[language]
     targets = set(re.findall(r"\]\(([^)\s]+)\)", menu))
-    assert targets == {f"{s.stem}.ipynb" for s in SOURCES if s != path} | {f"../{other}/{path.stem}.ipynb"}
+    glossary = {"vi": "../../docs/glossary.vi.md", "en": "../../docs/glossary.md"}[language]
+    assert targets == {f"{s.stem}.ipynb" for s in SOURCES if s != path} | {f"../{other}/{path.stem}.ipynb", glossary}
+    assert (build.stored(path, language).parent / glossary).is_file()
     assert f"**{path.stem[:2]}**" in menu and "\n" not in menu
 
 
@@ -32,7 +34,7 @@ def test_the_menu_has_the_notebooks_in_order_and_arrows_to_the_neighbours(path):
     labels = [link or here for link, here in labels]
     before = [f"← {SOURCES[at - 1].stem[:2]}"] if at else []
     after = [f"{SOURCES[at + 1].stem[:2]} →"] if at + 1 < len(SOURCES) else []
-    assert labels == [*before, *(s.stem[:2] for s in SOURCES), *after, "Tiếng Việt"]
+    assert labels == [*before, *(s.stem[:2] for s in SOURCES), *after, "Tiếng Việt", "glossary"]
 
 
 @every_notebook

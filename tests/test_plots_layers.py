@@ -16,7 +16,6 @@ from helpers.plots import (
     DENSITY,
     densities,
     plot_depth,
-    plot_head_blocks,
     plot_head_maps,
     plot_heads,
     plot_layer_histograms,
@@ -58,7 +57,6 @@ def every_figure(histograms):
     yield plot_depth({name: CURVES["QQ"] for name in ("cosine", "correlation")}, "spread_over_heads")
     yield plot_head_maps(MAPS, "smile_index", title="model")
     yield plot_heads(*heads(), title="model")
-    yield plot_head_blocks(histograms["cosine"], [2, 0], control=histograms["cosine"], title="model")
 
 
 @pytest.mark.parametrize("language", ["vi", "en"])
@@ -129,9 +127,3 @@ def test_heads_stand_beside_the_pooled_value_and_the_random_groups():
     line = next(line for line in axis.lines if line.get_label() == "all heads pooled")
     assert set(line.get_ydata()) == {0.1}
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
-
-
-def test_rows_of_heads_are_called_heads(histograms):
-    figure = plot_head_blocks(histograms["cosine"], [2, 1])
-    assert figure.axes[0].get_ylabel() == "attention head 2\ndensity"
-    assert figure.axes[3].get_ylabel() == "attention head 1\ndensity"

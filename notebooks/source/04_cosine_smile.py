@@ -10,7 +10,7 @@
 r"""
 # 04 · Hình nụ cười của cosine
 
-**Câu hỏi.** Tài liệu gốc của học phần khẳng định: với cùng một từ trong nhiều câu, biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều (feature) có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V; ở khối Q–K độ tương đồng cũng cao, *vì* Q và K sinh ra cho tích vô hướng (dot product); trừ trung bình (mean-centring) thì nụ cười biến mất, các khối trở nên giống nhau và trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
+**Câu hỏi.** Tài liệu gốc của học phần (từng câu một trong `docs/source.vi.md`) khẳng định: với cùng một từ trong nhiều câu, biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều (feature) có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V; ở khối Q–K độ tương đồng cũng cao, *vì* Q và K sinh ra cho tích vô hướng (dot product); trừ trung bình (mean-centring) thì nụ cười biến mất, các khối trở nên giống nhau và trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
 
 **Sau bài này, bạn có thể**
 - tái hiện hình nụ cười ở nhiều tầng (layer), bên cạnh token đối chứng (control token) và mức nền (baseline);
@@ -26,7 +26,7 @@ r"""
 r"""
 # 04 · The smile of the cosine
 
-**Question.** The source of this course claims: for one word in many sentences, the histogram of the cosine similarities between features has a **smile** for Q and K (mass near +1 and −1), is flatter for V; similarities in the block Q–K are high too, *because* Q and K are made for the dot product; with the mean removed, the smile is gone, the blocks become alike and look like noise. In a real model, which of these holds, and how far?
+**Question.** The source of this course (sentence by sentence in `docs/source.md`) claims: for one word in many sentences, the histogram of the cosine similarities between features has a **smile** for Q and K (mass near +1 and −1), is flatter for V; similarities in the block Q–K are high too, *because* Q and K are made for the dot product; with the mean removed, the smile is gone, the blocks become alike and look like noise. In a real model, which of these holds, and how far?
 
 **Afterwards you can**
 - reproduce the smile at several layers, beside a control token and a baseline;

@@ -18,7 +18,7 @@ r"""
 - chứng minh rằng softmax triệt tiêu một hằng số được cộng vào mọi khóa (key), và chỉ ra điều ấy thay đổi ra sao khi có mã hóa vị trí xoay (RoPE);
 - kết luận theo ngưỡng đặt trước.
 
-**Thời gian:** khoảng 55 phút đọc và làm bài tập; máy tính chạy khoảng 80 giây. **Cần biết trước:** bài 01, 04 và 06. **Thuật ngữ:** xem bảng thuật ngữ `docs/glossary.vi.md`.
+**Thời gian:** khoảng 59 phút đọc và làm bài tập; máy tính chạy khoảng 85 giây. **Cần biết trước:** bài 01, 04 và 06.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - prove that the softmax cancels a constant added to all keys, and say what rotary positions change about that;
 - conclude by thresholds set beforehand.
 
-**Time:** about 55 minutes of reading and exercises; the computer runs for about 80 seconds. **You need:** notebooks 01, 04 and 06. **Terms:** see the glossary, `docs/glossary.md`.
+**Time:** about 59 minutes of reading and exercises; the computer runs for about 85 seconds. **You need:** notebooks 01, 04 and 06.
 """
 
 # %% tags=["setup"]
