@@ -132,10 +132,10 @@ def test_the_search_for_traces_finds_a_planted_line():
     for cell in student.cells:
         cell.source = re.sub(r"(?s)[^\n]*(BEGIN|HIDDEN TESTS).*?END [^\n]*", "", cell.source)
     assert classroom.traces(source, student) == []
-    for planted in ("ends  = counts[..., middle > 0.8].sum(-1)", "Mỗi chiều là hằng số; cosine của hai hằng số"):
+    for planted in ("ends  = counts[..., middle > 0.8].sum(-1)", "Không: xáo trộn phá cả trung bình"):
         student.cells[-1].source = planted
         assert bool(classroom.traces(source, student)) == planted.startswith("ends")
-    student.cells[-1].source = "1. Mỗi chiều là hằng số; cosine của hai hằng số luôn là ±1."
+    student.cells[-1].source = "2. Không: xáo trộn phá cả trung bình của từng chiều lẫn sự ghép cặp. Cần xáo trộn trong từng chiều (bài 05)."
     assert classroom.traces(source, student)
 
 

@@ -269,8 +269,16 @@ def with_address(source, repository):
 def bare_python(source, folder, extra="", **settings):
     """Run a text with the standard library only."""
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C.UTF-8", **settings}
-    command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", f"{extra}\n{source}"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False)
+    command = [sys.executable, "-I", "-S", "-X", "utf8", "-"]  # by standard input: a text of this length is no argument
+    return subprocess.run(
+        command,
+        input=f"{extra}\n{source}",
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")

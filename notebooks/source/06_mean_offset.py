@@ -339,7 +339,7 @@ Here and in section 7 a verdict counts layers, layer 0 apart. **Holds**: at leas
 
 
 # %%
-def verdict(holds):
+def judged(holds):
     """The word for a claim that holds at some of the layers, and their number; holds: bool `[layer - 1]`."""
     share = float(holds.double().mean())
     name = "holds" if share >= 0.95 else "fails" if share <= 0.05 else "partly"
@@ -349,8 +349,8 @@ def verdict(holds):
 common, own, context = shares[1:].unbind(dim=-1)  # each [layer - 1, part]
 rest = context / (own + context)
 more, less = rest[:, 2] - rest[:, :2].amax(dim=1), common[:, :2].amin(dim=1) - common[:, 2]
-print(f"{say('V gom ngữ cảnh', 'V gathers context'):26s} {verdict(more >= 0.1)}")
-print(f"{say('V thiếu trung bình chung', 'V lacks the common mean'):26s} {verdict(less >= 0.1)}")
+print(f"{say('V gom ngữ cảnh', 'V gathers context'):26s} {judged(more >= 0.1)}")
+print(f"{say('V thiếu trung bình chung', 'V lacks the common mean'):26s} {judged(less >= 0.1)}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -584,7 +584,7 @@ for claim, holds, value in (
     (say("6 các khối giống nhau", "6 the blocks become alike"), apart < 0.02, apart),
     (say("7 độ dời không phải nhiễu", "7 offsets are not noise"), (halves > 0.9) & (own >= 0.05), own),
 ):
-    print(f"{claim:28s} {verdict(holds)}   {value.min():+.2f} … {value.max():+.2f}")
+    print(f"{claim:28s} {judged(holds)}   {value.min():+.2f} … {value.max():+.2f}")
 
 # %% [markdown] lang="vi"
 r"""
