@@ -318,6 +318,14 @@ def test_figures_follow_their_definitions():
     assert torch.allclose(figures[5], torch.stack(apart).amax(0))
 
 
+def test_q_k_is_not_high_where_nothing_but_chance_is_needed():
+    q = torch.randn(2, 54, 10, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([q, q + 0.01 * torch.randn(q.shape, generator=torch.Generator().manual_seed(1)), q[..., :2]], dim=-1)
+    share = block_histograms(x, (10, 10, 2), measures="cosine")["cosine"]["QK"].share_above
+    assert torch.allclose(share, torch.tensor(0.1).double(), atol=1e-6)  # each feature with its copy
+    assert torch.allclose(deciding_figures(x, x, (10, 10, 2))[2], share.cpu() / 0.05, rtol=1e-3)  # no QQ, no KK
+
+
 @pytest.mark.parametrize("n", [3, 5])
 @pytest.mark.filterwarnings("error")
 def test_a_target_that_never_changes_is_undefined_and_said_to_be(n):
