@@ -546,14 +546,14 @@ print(f"  K   {label('after_rotary')}, {say('bị triệt tiêu', 'cancelled')}:
 
 # %% [markdown] lang="vi"
 r"""
-Vậy “độ dời là mã” đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q ở đó chỉ chính token ấy dùng: các token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là một *thiết lập* mà mô hình được huấn luyện xoay quanh, và bảng cho biết Q, K hay V cần đúng vector ấy. Nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nụ cười không phải là thước đo của mã.
+Vậy “độ dời là mã” đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q ở đó chỉ chính token ấy dùng: các token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là một *thiết lập* mà mô hình được huấn luyện xoay quanh, và bảng cho biết Q, K hay V cần đúng vector ấy. Trên SmolLM2-135M, nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nụ cười không phải là thước đo của mã.
 
 Tất cả chỉ đo trên một mô hình, năm từ, một kiểu câu tiếng Anh ngắn; vài từ thay vào thì câu sai ngữ pháp. (GPT-2: hãy chạy khi có kết nối tới Hub.)
 """
 
 # %% [markdown] lang="en"
 r"""
-How far, then, is "offsets are the code" right? It depends on *which offset*. The source measured the offset of one word, and section 2 answers for that one, in K and V. (Only the token itself uses its Q: later tokens do not read it.) The common mean is alike at all tokens and so cannot say which token it is; it is a *setting* around which the model was trained, and the table says which of Q, K, V need that very vector. The smile of Q and K comes mostly from the common mean (notebook 06), and so it is no measure of the code.
+How far, then, is "offsets are the code" right? It depends on *which offset*. The source measured the offset of one word, and section 2 answers for that one, in K and V. (Only the token itself uses its Q: later tokens do not read it.) The common mean is alike at all tokens and so cannot say which token it is; it is a *setting* around which the model was trained, and the table says which of Q, K, V need that very vector. On SmolLM2-135M the smile of Q and K comes mostly from the common mean (notebook 06), and so it is no measure of the code.
 
 All this was measured on one model, five words, one kind of short English sentence; some words make it ungrammatical. (GPT-2: to be seen when run with the Hub.)
 """
