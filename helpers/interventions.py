@@ -110,13 +110,6 @@ def massive_tokens(model, batch, *, times=2.5):
     return _massive(norms, real_tokens(batch), times)
 
 
-def stream_norms(model, batch):
-    """Length of the residual stream at the input of every layer: `[layer, sentence, token]`, on the CPU."""
-    with _norms_recorded(model) as norms:
-        _run(model, batch)
-    return torch.stack(norms)
-
-
 def common_mean(model, batch):
     """Mean of Q, of K and of V over the text tokens that are not massive: {part: `[layer, feature]`}.
 
@@ -131,6 +124,7 @@ def common_mean(model, batch):
 
 @contextmanager
 def _norms_recorded(model):
+    """Length of the residual stream at the input of every layer that runs: list of `[sentence, token]`, on the CPU."""
     norms = []
     with ExitStack() as hooks:
         for layer in attention_layers(model):
