@@ -215,7 +215,7 @@ def _interleaved_q(interleaved_q):
         fused = torch.stack([q, k, v], dim=2).flatten(1)  # [token, n_head * 3 * d_head]
         answer = _tensor(_result(interleaved_q, fused.clone(), n_head), 5, n_head * d_head)
         if torch.equal(answer, fused[:, : n_head * d_head].double()):
-            return "đó là phép cắt phẳng, đúng cái bẫy ở trên", "that is the flat cut, the very trap above"
+            return "đó là cách cắt liền thành ba, đúng cái bẫy ở trên", "that is the flat cut, the very trap above"
         if not torch.equal(answer, q.flatten(1).double()):
             return (
                 "đúng kích thước nhưng sai nội dung: trục nào là q, k, v?",

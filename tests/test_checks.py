@@ -72,7 +72,7 @@ MISTAKES = [
     ("1.2", (torch.tensor([3, 2, 4]), BATCH), "đếm từ 0|counted from 0"),
     ("1.2", (torch.tensor([2, 1]), BATCH), r"\(2,\).*\(3,\)"),
     ("1.2", (torch.tensor([2, 1, 0]), BATCH), "1 câu|in 1 sentences"),
-    ("1.3", (flat_cut,), "cắt phẳng|flat cut"),
+    ("1.3", (flat_cut,), "cắt liền thành ba|flat cut"),
     ("1.3", (lambda fused, n_head: fused,), r"\(5, 12\)"),
     ("1.3", (lambda fused, n_head: fused.unflatten(-1, (n_head, 3, -1))[:, :, 1].flatten(-2),), "trục nào|which axis"),
     ("2.1", (lambda x: torch.corrcoef(x.T),), "tương quan|correlation"),

@@ -13,7 +13,7 @@ r"""
 **Câu hỏi.** Tài liệu gốc của học phần (từng câu một trong `docs/source.vi.md`) khẳng định: với cùng một từ trong nhiều câu, biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều (feature) có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V; ở khối Q–K độ tương đồng cũng cao, *vì* Q và K sinh ra cho tích vô hướng (dot product); trừ trung bình (mean-centring) thì nụ cười biến mất, các khối trở nên giống nhau và trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
 
 **Sau bài này, bạn có thể**
-- tái hiện hình nụ cười ở nhiều tầng (layer), bên cạnh token đối chứng (control token) và mức nền (baseline);
+- tái hiện hình nụ cười ở nhiều tầng (layer), so với token đối chứng (control token) và mức nền (baseline);
 - đo độ “cười” bằng một con số thay vì bằng cảm giác;
 - đối chiếu từng khẳng định với ngưỡng *đặt ra trước khi bạn xem kết quả*;
 - kiểm tra chính lời giải thích, không chỉ con số;
@@ -74,7 +74,7 @@ r"""
 
 Token đích (target token) là " her" trong mọi câu; **token đối chứng** (tài liệu gốc gọi là *non-target*) là token đứng ngay trước nó, hầu như mỗi câu một từ khác; **mức nền** là chính dữ liệu của " her" nhưng xáo trộn (shuffle) mọi phần tử trong ma trận của từng tầng, như trong tài liệu gốc. Cả ba đi qua cùng một hàm, cùng số câu, cùng số chiều, và không bị co giãn gì thêm.
 
-Tài liệu gốc dùng GPT-2, với 3 × 768 = 2304 chiều. Dòng cuối in ra dưới đây cho biết mô hình đang chạy có bao nhiêu: tầng, câu, tổng số chiều; rồi số chiều của Q, K, V.
+Tài liệu gốc dùng GPT-2, với 3 × 768 = 2304 chiều. Dòng cuối in ra dưới đây cho biết các con số của lần chạy này: số tầng, số câu, tổng số chiều; rồi số chiều của Q, K, V.
 """
 
 # %% [markdown] lang="en"
@@ -377,7 +377,7 @@ Mỗi dòng: số thứ tự của khẳng định, tầng, phán quyết, con s
 - **Các cặp chiều không độc lập với nhau:** hàng trăm nghìn cặp được tính từ vài chục câu. Vì thế ở đây không có trị số p (p-value); bài 06 đo độ chắc chắn bằng cách bỏ lần lượt từng câu.
 
 ### Bài tập 4.2
-Nụ cười có phải là chuyện riêng của " her"? Lặp lại với bộ câu thứ hai, `load_sentences("water")`, token đích " water". Gán vào `water` kết quả của `block_histograms` trên mọi tầng.
+Nụ cười có phải là chuyện riêng của " her" không? Lặp lại với bộ câu thứ hai, `load_sentences("water")`, token đích " water". Gán vào `water` kết quả của `block_histograms` trên mọi tầng.
 
 *Gợi ý:* bốn bước `encode`, `find_token`, `capture_qkv`, `block_histograms` của mục 1 và mục 3, với từ khác.
 """
@@ -444,7 +444,7 @@ check("4.3", widest_layer, target, control)
 r"""
 ## 8. Sinh ra cho tích vô hướng?
 
-Lời giải thích ấy của tài liệu gốc có thể kiểm tra được. Trong mỗi đầu attention (attention head), tích vô hướng nhân chiều thứ $i$ của Q với chiều thứ $i$ của *đúng một* đầu K (với grouped-query attention, vài đầu Q liền nhau dùng chung một đầu K). Chiều thứ $i$ của các đầu K khác thì nó không bao giờ gặp. Nếu QK cao *vì* tích vô hướng, những cặp **gặp nhau** phải giống nhau hơn hẳn những cặp cùng $i$ mà **không gặp**. **Ngưỡng, đặt trước:** trung bình $|\cos|$ hơn ít nhất 0,1.
+Lời giải thích ấy của tài liệu gốc có thể kiểm tra được. Trong mỗi đầu attention (attention head), tích vô hướng nhân chiều thứ $i$ của Q với chiều thứ $i$ của *đúng một* đầu K (với grouped-query attention, vài đầu Q liền nhau dùng chung một đầu K). Chiều thứ $i$ của các đầu K khác thì nó không bao giờ gặp. Nếu QK cao *vì* tích vô hướng, hai chiều **gặp nhau** phải giống nhau hơn hẳn hai chiều cùng $i$ mà **không gặp**. **Ngưỡng, đặt trước:** trung bình $|\cos|$ cao hơn ít nhất 0,1.
 
 **Dự đoán.** Hơn bao nhiêu, và ở tầng nào thì hơn nhiều nhất?
 """
@@ -482,7 +482,7 @@ Tầng nào có hai số gần bằng nhau thì ở đó QK cao không phải nh
 
 ## 9. So hàng thay vì so cột
 
-Đến giờ ta so các *cột* (chiều). Phần 1 của tài liệu gốc, cũng như ba bài báo đầu ở mục Tài liệu, so các *hàng*: vector của token đích trong câu này với trong câu kia. Vẫn hàm ấy, chỉ cần chuyển vị bảng số:
+Đến giờ ta so các *cột* (chiều). Phần 1 của tài liệu gốc, cũng như ba bài báo đầu ở mục Tài liệu, so các *hàng*: vector của token đích trong câu này với vector của nó trong câu kia. Vẫn hàm ấy, chỉ cần chuyển vị bảng số:
 """
 
 # %% [markdown] lang="en"
@@ -528,7 +528,7 @@ r"""
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Attention chưa chạy lần nào. Với vị trí xoay, mỗi chiều là hằng số, và cosine của hai hằng số luôn là ±1; nếu vị trí được cộng vào embedding, các vector chỉ khác nhau vì vị trí.
+1. Attention chưa chạy lần nào. Với mã hóa vị trí xoay, mỗi chiều là hằng số, và cosine của hai hằng số luôn là ±1; nếu vị trí được cộng vào embedding, các vector chỉ khác nhau vì vị trí.
 2. Không: xáo trộn phá cả trung bình của từng chiều lẫn sự ghép cặp. Cần xáo trộn trong từng chiều (bài 05).
 3. Một từ lặp lại cho độ dời trung bình ổn định; nhiều từ khác nhau thì không. Có thể nụ cười là do *cùng một token* lặp lại, chứ không phải do riêng " her" (bài 05 thử một từ thường gặp khác).
 4. Hai độ dời lớn là đủ làm cosine cao. Phải so với những cặp mà tích vô hướng không bao giờ nhân với nhau (mục 8).

@@ -15,7 +15,7 @@ r"""
 **Sau bài này, bạn có thể**
 - chọn mức nền phân biệt được trung bình với sự ghép cặp;
 - chuyển nụ cười từ cosine sang tương quan chỉ bằng cách đổi dấu vector của cả câu;
-- nói phân phối theo giả thuyết không (null) rộng bao nhiêu với $n$ câu, và tránh cái bẫy $n$ nhỏ;
+- cho biết phân phối theo giả thuyết không (null) rộng bao nhiêu với $n$ câu, và tránh cái bẫy $n$ nhỏ;
 - đọc thận trọng các phép đối chứng (từ khác, dấu chấm, mô hình chưa huấn luyện), và nhận ra khi nào một mẫu thật ra là hai nhóm.
 
 **Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 02 và 04.
@@ -93,11 +93,11 @@ for x in (toy, shuffle_entries(toy, generator), shuffle_within_features(toy, gen
 
 # %% [markdown] lang="vi"
 r"""
-Bốn dòng: bảng gốc; **xáo trộn mọi phần tử** (trung bình và ghép cặp đều mất); **xáo trộn trong từng chiều** (trung bình và phương sai giữ nguyên, ghép cặp mất); **đổi dấu vector của cả câu** (mỗi hàng vẫn đi với nhau, nhưng trung bình bị phá).
+Bốn dòng: bảng gốc; **xáo trộn mọi phần tử** (trung bình và ghép cặp đều mất); **xáo trộn trong từng chiều** (trung bình và phương sai giữ nguyên, ghép cặp mất); **đổi dấu vector của cả câu** (mỗi hàng là một câu: hai giá trị vẫn đi với nhau, nhưng trung bình bị phá).
 
 ## 2. Hai phép xáo trộn trên dữ liệu thật
 
-Lấy " her" ở một tầng nông (early layer). Tiêu chuẩn đặt trước: hai biểu đồ tần suất (histogram) coi là *như nhau* nếu khoảng cách Wasserstein-1 dưới 0,02, tức tính bình quân mỗi cặp chỉ phải dịch đi chưa đến bề rộng một khoảng chia (bin).
+Lấy " her" ở một tầng nông (early layer). Tiêu chuẩn đặt trước: hai biểu đồ tần suất (histogram) coi là *như nhau* nếu khoảng cách Wasserstein-1 dưới 0,02, tức là tính bình quân, mỗi cặp chỉ phải dịch đi chưa đến bề rộng một khoảng chia (bin).
 
 **Dự đoán.** Xáo trộn trong từng chiều: nụ cười của cosine còn hay mất? Tương quan thì sao?
 """
@@ -177,7 +177,7 @@ for block in ("QQ", "KK", "VV"):
 
 # %% [markdown] lang="vi"
 r"""
-Chỉ ở những tầng được đếm (tầng 0 để riêng), ta mới được nói: biểu đồ cosine *không* cho biết gì về quan hệ giữa hai chiều qua các câu. Tầng nào sát ngưỡng thì đổi hạt giống ngẫu nhiên là có thể đổi phía.
+Chỉ ở những tầng được đếm (tầng 0 để riêng), ta mới được nói: biểu đồ cosine *không* cho biết gì về quan hệ giữa hai chiều qua các câu. Tầng nào sát ngưỡng thì chỉ đổi hạt giống ngẫu nhiên cũng có thể sang phía bên kia.
 
 ### Bài tập 5.1
 Tự viết `shuffle_columns(x, generator)`: hoán vị các token của *từng cột một cách độc lập*. Trả về tensor mới; không đổi `x`.
@@ -217,7 +217,7 @@ check("5.1", shuffle_columns)
 r"""
 ## 3. Đổi dấu vector của cả câu
 
-Nhân *toàn bộ* vector của một câu với −1, cho khoảng một nửa số câu, chọn ngẫu nhiên. Trong mỗi tích $x_{ti}x_{tj}$, hai dấu trừ triệt tiêu nhau: **mọi cosine giữ nguyên**. Nhưng trung bình của mỗi chiều thì gần bằng 0.
+Chọn ngẫu nhiên khoảng một nửa số câu, rồi nhân *toàn bộ* vector của mỗi câu ấy với −1. Trong mỗi tích $x_{ti}x_{tj}$, hai dấu trừ triệt tiêu nhau: **mọi cosine giữ nguyên**. Nhưng trung bình của mỗi chiều thì nay gần bằng 0.
 
 **Dự đoán.** Tương quan bây giờ trông thế nào?
 """
@@ -270,7 +270,7 @@ for n in (3, 5, 10, 54, 200):
 
 # %% [markdown] lang="vi"
 r"""
-Nhìn cột $S$ ở $n=3$: **một nụ cười từ hư không**, dữ liệu hoàn toàn ngẫu nhiên. Kéo thanh trượt từ $n=3$ lên để xem nụ cười khép lại.
+Nhìn cột $S$ ở $n=3$: **một nụ cười từ hư không**, dù dữ liệu hoàn toàn ngẫu nhiên. Kéo thanh trượt từ $n=3$ lên để xem nụ cười khép lại.
 """
 
 # %% [markdown] lang="en"
@@ -316,14 +316,14 @@ check("5.2", n_needed)
 r"""
 ## 5. Nụ cười là của " her", hay của bất cứ token nào lặp lại?
 
-So với token đối chứng (control token) của bài 04 thì không công bằng: nó đổi từ câu này sang câu khác, còn " her" luôn là *cùng một token*. Thêm bốn phép đối chứng:
+So với token đối chứng (control token) của bài 04 thì không công bằng: token ấy mỗi câu một khác, còn " her" luôn là *cùng một token*. Thêm bốn phép đối chứng:
 
 - một token **ngẫu nhiên** trong mỗi câu, khác nhau giữa các câu;
 - **dấu chấm** cuối câu: cùng một token, nhưng sau những câu khác nhau;
 - **" the"** từ vị trí 2 trở đi, trong cả hai bộ câu: một từ thường gặp khác;
 - **" water"**: bộ câu thứ hai.
 
-Tài liệu gốc đọc nụ cười của Q và K như dấu hiệu định vị *nghĩa của token đích* (target token). **Ngưỡng, đặt trước:** cách đọc ấy đứng vững nếu " her" cười ($S>0$ ở QQ và KK) mà không dòng nào trong ba dòng cuối cười.
+Tài liệu gốc coi nụ cười của Q và K là dấu hiệu định vị *nghĩa của token đích* (target token). **Ngưỡng, đặt trước:** cách hiểu ấy đứng vững nếu " her" cười ($S>0$ ở QQ và KK) mà không dòng nào trong ba dòng cuối cười.
 
 **Dự đoán.** Dòng nào có $S>0$ ở QQ?
 """
@@ -389,9 +389,9 @@ print(claim, label(f"verdict_{verdict}"))
 
 # %% [markdown] lang="vi"
 r"""
-Ba số đầu là $S$ của cosine ở QQ, KK, VV; ba số sau là của tương quan. Số câu ($n$) khác nhau giữa các dòng, nên đừng suy diễn gì từ những chênh lệch nhỏ. Nếu phán quyết là “sai” thì token lặp lại khác cũng cười: nụ cười nói về *một token lặp lại*, không phải về nghĩa của " her" (dấu chấm thì có nghĩa gì mà định vị?). “Không xác định” là khi chính " her" không cười.
+Ba số đầu là $S$ của cosine ở QQ, KK, VV; ba số sau là của tương quan. Số câu ($n$) khác nhau giữa các dòng, nên đừng suy diễn gì từ những chênh lệch nhỏ. Nếu phán quyết là “sai” thì có token lặp lại khác cũng cười: nụ cười nói về *một token lặp lại*, không phải về nghĩa của " her" (dấu chấm thì có nghĩa gì mà định vị?). “Không xác định” là khi chính " her" không cười.
 
-Bây giờ hãy nhìn tương quan của " the": có rộng hơn hẳn các dòng khác không? Nếu có thì các lần xuất hiện của " the" còn khác nhau theo một trục mà phép trừ trung bình không xóa được. Trục nào? Ta đo độ dài vector của luồng dư (residual stream) đi vào tầng này ở từng chữ " the". **Ngưỡng, đặt trước:** gọi là *khổng lồ* nếu độ dài ấy hơn 2,5 lần trung vị (median) của mọi token trong các câu.
+Bây giờ hãy nhìn tương quan của " the": có rộng hơn hẳn các dòng khác không? Nếu có thì các lần xuất hiện của " the" còn khác nhau theo một trục mà phép trừ trung bình không xóa được. Trục nào? Ta đo độ dài vector của luồng dư (residual stream) đi vào tầng này ở từng chữ " the". **Ngưỡng, đặt trước:** gọi là *khổng lồ* nếu độ dài ấy hơn 2,5 lần trung vị (median) tính trên mọi token của các câu ấy.
 
 **Dự đoán.** Độ dài ấy ở các chữ " the" gần bằng nhau, hay chia thành hai nhóm?
 """
@@ -420,7 +420,7 @@ for name, group in ((say("khổng lồ", "massive"), massive), (say("bình thư�
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi số là độ dài ở một chữ " the", tính theo trung vị. Nếu có hai nhóm, hãy bỏ nhóm khổng lồ đi, xem tương quan của " the" có thôi cười không. Ít câu hơn thì biểu đồ rộng hơn, nên phải so với những tập con ngẫu nhiên có *cùng số câu*, và với nhiễu thuần túy:
+Mỗi số là độ dài ở một chữ " the", lấy trung vị làm đơn vị. Nếu có hai nhóm, hãy bỏ nhóm khổng lồ đi, xem tương quan của " the" có thôi cười không. Ít câu hơn thì biểu đồ rộng hơn, nên phải so với những tập con ngẫu nhiên có *cùng số câu*, và với nhiễu thuần túy:
 """
 
 # %% [markdown] lang="en"
@@ -443,11 +443,11 @@ for name, samples in (
 
 # %% [markdown] lang="vi"
 r"""
-Nếu tập con ngẫu nhiên cười mà nhóm bình thường thì không, trục ấy chính là khác biệt giữa hai nhóm: hai nhóm có hai trung bình, nên trừ *một* trung bình không đủ. Luồng dư dài như thế là do vài giá trị kích hoạt khổng lồ (*massive activations*; Sun và cộng sự), và token mang chúng thường là **điểm hút chú ý (attention sink)**: nhiều đầu dồn trọng số vào đó (Gu và cộng sự). Hay gặp nhất là token đầu tiên của câu; ở một số mô hình, cả những từ ít nghĩa như " the".
+Nếu tập con ngẫu nhiên cười mà nhóm bình thường thì không, trục ấy chính là khác biệt giữa hai nhóm: hai nhóm có hai trung bình, nên trừ *một* trung bình không đủ. Luồng dư dài như thế là do vài giá trị kích hoạt khổng lồ (*massive activations*; Sun và cộng sự), và token mang chúng thường là **điểm hút chú ý (attention sink)**: nhiều đầu attention (attention head) dồn trọng số vào đó (Gu và cộng sự). Hay gặp nhất là token đầu tiên của câu; ở một số mô hình còn có những từ ít nghĩa như " the".
 
 ## 6. Mô hình chưa huấn luyện
 
-Cùng kiến trúc, trọng số ngẫu nhiên. **Dự đoán:** nụ cười là của kiến trúc hay của việc huấn luyện?
+Cùng kiến trúc, trọng số ngẫu nhiên. **Dự đoán:** nụ cười có được là do kiến trúc hay do huấn luyện?
 """
 
 # %% [markdown] lang="en"
@@ -539,7 +539,7 @@ r"""
 </details>
 
 ## Tóm tắt
-- Xáo trộn trong từng chiều là mức nền phân biệt được: ở những tầng mà mục 2 đếm, cosine giữ nguyên nụ cười, còn tương quan về phân phối null.
+- Xáo trộn trong từng chiều là mức nền phân biệt được trung bình với sự ghép cặp: ở những tầng mà mục 2 đếm, cosine giữ nguyên nụ cười, còn tương quan về phân phối null.
 - Đổi dấu vector của cả câu chuyển nụ cười sang tương quan: hai phép đo chỉ khác nhau ở trung bình.
 - Luôn vẽ phân phối null của đúng $n$ ấy; với $n$ nhỏ, dữ liệu ngẫu nhiên cũng cho hình nụ cười.
 - Trước khi trừ trung bình, hãy xem mẫu có phải là *một* nhóm không: tương quan mà cười thì có thể là hai.

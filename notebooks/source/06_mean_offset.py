@@ -84,12 +84,12 @@ from helpers.widgets import centring_explorer
 r"""
 ## 1. Trừ trung bình từng chút một
 
-Thay vì trừ cả trung bình, ta trừ một phần: $x - a\,\mu$ với $a$ từ 0 (cosine) đến 1 (tương quan). Độ dời tương đối $m=\mu/\sigma$ trở thành $(1-a)\,m$.
+Thay vì trừ toàn bộ trung bình, ta trừ một phần: $x - a\,\mu$ với $a$ từ 0 (cosine) đến 1 (tương quan). Độ dời tương đối $m=\mu/\sigma$ trở thành $(1-a)\,m$.
 
 **Dự đoán.** Khi bỏ một nửa độ dời ($a=0{,}5$), nụ cười khép lại một nửa, nhiều hơn hay ít hơn?
 
 ### Bài tập 6.1
-Viết `partial_centre(x, a)`: trả về $x - a\,\mu$, với $\mu$ là trung bình của từng chiều theo token; `x` có kích thước `[..., token, feature]`.
+Viết `partial_centre(x, a)`: trả về $x - a\,\mu$, với $\mu$ là trung bình của từng chiều trên các token; `x` có kích thước `[..., token, feature]`.
 
 *Gợi ý:* `keepdim=True`.
 """
@@ -186,7 +186,7 @@ Vector của một token là tổng của ba phần, $x = c + \delta_w + \vareps
 - $\delta_w$, **phần riêng của từ (the word's own part)**: trung bình trên các lần xuất hiện của từ $w$, trừ $c$;
 - $\varepsilon$, **phần do ngữ cảnh (what the context adds)**: phần còn lại, mỗi lần xuất hiện một khác.
 
-Bài 02 đến 08 đo độ dời của một từ, tức $c+\delta_w$. Phần nào lớn hơn? Ta lấy $c$ từ những câu *khác*, không có " her", để " her" không bị so với chính nó. Ta cũng bỏ các **token khổng lồ** (bài 05), có luồng dư (residual stream) dài hơn 2,5 lần trung vị (median).
+Bài 02 đến 08 đo độ dời của một từ, tức $c+\delta_w$. Phần nào lớn hơn? Ta lấy $c$ từ những câu *khác*, không có " her", để " her" không bị so với chính nó. Ta cũng bỏ các **token khổng lồ** (bài 05), tức những token có luồng dư (residual stream) dài hơn 2,5 lần trung vị (median).
 
 **Dự đoán.** Cosine giữa trung bình của " her" và $c$, ở Q, ở K, ở V: gần 0, gần 0,5 hay gần 1?
 """
@@ -242,7 +242,7 @@ r"""
 Cosine gần 1 nghĩa là độ dời của " her" phần lớn là trung bình chung. Đó là tính dị hướng (anisotropy) đã được biết từ lâu: vector của mọi *token* (các hàng) cùng ngả về một phía. Còn biểu đồ của ta so các *chiều* (các cột).
 
 ### Bài tập 6.2
-Giờ hãy tách mọi từ. Viết `split(x, word)`, với `x` `[token, feature]` và `word` `[token]` là id của từng token. Trả về `common` `[feature]`, `own` và `context` `[token, feature]`; ba thứ cộng lại bằng `x`. Ở đây $c$ là trung bình của chính `x`.
+Giờ hãy tách vector của mọi từ. Viết `split(x, word)`, với `x` `[token, feature]` và `word` `[token]` là id của từng token. Trả về `common` `[feature]`, `own` và `context` `[token, feature]`; ba thứ cộng lại bằng `x`. Ở đây $c$ là trung bình của chính `x`.
 
 *Gợi ý:* với mỗi `w` trong `word.unique()`, các hàng `word == w` là những lần xuất hiện của nó.
 """
@@ -280,7 +280,7 @@ check("6.2", split)
 
 # %% [markdown] lang="vi"
 r"""
-Ta tách mọi từ xuất hiện ít nhất 10 lần (phần lớn là hư từ và dấu câu), sau khi chia mỗi chiều cho rms của nó để chiều nào cũng nặng như nhau. Khi ấy năng lượng chia *đúng* thành ba tỉ lệ, có tổng bằng 1.
+Ta tách vector của mọi từ xuất hiện ít nhất 10 lần (phần lớn là hư từ và dấu câu), sau khi chia mỗi chiều cho rms của nó để chiều nào cũng nặng như nhau. Khi ấy năng lượng chia *đúng* thành ba tỉ lệ, có tổng bằng 1.
 """
 
 # %% [markdown] lang="en"
@@ -315,11 +315,11 @@ figure = plot_depth(panels, "energy_share", title=f"{model.provenance} · {about
 
 # %% [markdown] lang="vi"
 r"""
-Ba số, cũng là ba đường, của Q, của K và của V: chung (đường có màu), từ, ngữ cảnh. Ở tầng nông (early layer), số nào của V lớn nhất? So với Q và K, V thiếu gì?
+Mỗi phần Q, K, V có ba số, cũng là ba đường: chung (đường có màu), từ, ngữ cảnh. Ở tầng nông (early layer), số nào của V lớn nhất? So với Q và K, V thiếu gì?
 
 Tài liệu gốc giải thích: V phẳng hơn vì gom *ngữ cảnh* thay cho mã tĩnh của từ. Nhưng phẳng hơn thì *đương nhiên* ngữ cảnh chiếm tỉ lệ lớn hơn (mục 2). Vì ngữ cảnh ở V nhiều, hay vì V thiếu $c$? Hãy bỏ $c$ khỏi cả ba rồi so lại. **Ngưỡng, đặt trước:**
 
-- *V gom ngữ cảnh:* sau khi bỏ $c$, tỉ lệ do ngữ cảnh của V hơn cả Q lẫn K ít nhất 0,1.
+- *V gom ngữ cảnh:* sau khi bỏ $c$, tỉ lệ của ngữ cảnh trong V hơn cả Q lẫn K ít nhất 0,1.
 - *V thiếu trung bình chung:* tỉ lệ của $c$ trong V kém cả Q lẫn K ít nhất 0,1.
 
 Ở đây và ở mục 7, phán quyết tính theo số tầng (layer), không kể tầng 0. **Đúng**: ít nhất 95%. **Sai**: nhiều nhất 5%. Còn lại: **đúng một phần**.
@@ -354,11 +354,11 @@ print(f"{say('V thiếu trung bình chung', 'V lacks the common mean'):26s} {jud
 
 # %% [markdown] lang="vi"
 r"""
-Nếu dòng sau đúng ở nhiều tầng hơn dòng trước, thì V phẳng hơn trước hết vì thiếu phần chung, chứ không phải vì lấy ngữ cảnh thay cho từ.
+Nếu dòng sau đúng ở nhiều tầng hơn dòng trước, thì V phẳng hơn chủ yếu vì thiếu phần chung, chứ không phải vì lấy ngữ cảnh thay cho từ.
 
 ## 4. Độ dời từ đâu ra?
 
-Phép chiếu (projection) nhân đầu vào $h$ với ma trận $W$ và cộng bias, nếu có. Vì nó tuyến tính, độ dời *bằng đúng* $W\bar h+\text{bias}$, với $\bar h$ là trung bình của $h$ trên các câu. Ba chiều lớn nhất của $\bar h$ chiếm bao nhiêu phần năng lượng của nó? Bao nhiêu phần độ dời của Q, của K, của V, đo dọc theo chính độ dời, đi qua ba chiều ấy?
+Phép chiếu (projection) nhân đầu vào $h$ với ma trận $W$ và cộng bias, nếu có. Vì nó tuyến tính, độ dời *bằng đúng* $W\bar h+\text{bias}$, với $\bar h$ là trung bình của $h$ trên các câu. Ba chiều lớn nhất của $\bar h$ chiếm bao nhiêu phần trăm năng lượng của nó (với một vector: bình phương độ dài)? Bao nhiêu phần trăm độ dời của Q, của K, của V, đo dọc theo chính độ dời, đi qua ba chiều ấy?
 """
 
 # %% [markdown] lang="en"
@@ -404,7 +404,7 @@ Mỗi dòng trả lời lần lượt hai câu hỏi ấy. Cuối dòng là đ�
 
 ## 5. Chắc chắn đến đâu?
 
-Hàng trăm nghìn cặp nhưng chỉ 54 câu. Các cặp phụ thuộc nhau, nên trị số p (p-value) tính trên cặp là vô nghĩa. Ta bỏ lần lượt từng câu (**jackknife**) và xem con số dao động ra sao. Còn bootstrap thì chọn trùng câu, mà các bản sao của một câu lại giống hệt nhau. Thử trên nhiễu thuần túy, độ rộng của biểu đồ tương quan khi giữ đủ câu, khi bỏ một câu, và khi lấy mẫu kiểu bootstrap:
+Hàng trăm nghìn cặp nhưng chỉ 54 câu. Các cặp phụ thuộc nhau, nên trị số p (p-value) tính trên cặp là vô nghĩa. Ta bỏ lần lượt từng câu (**jackknife**) và xem con số dao động ra sao. Còn bootstrap thì chọn trùng câu, mà các bản sao của một câu lại giống hệt nhau. Ba số dưới đây, thử trên nhiễu thuần túy, là độ rộng của biểu đồ tương quan khi giữ đủ câu, khi bỏ một câu, và khi lấy mẫu kiểu bootstrap:
 """
 
 # %% [markdown] lang="en"
@@ -440,7 +440,7 @@ Trong ngoặc là khoảng tin cậy 95%. Khoảng của VV và của QQ có ch�
 
 Biết $\overline{s^2}$ thì vẽ lại được cả biểu đồ không? Ta **khớp mô-men (moment fit)**: trong một họ đường cong, chọn đường có cùng $\overline{s^2}$. Thử hai họ: phân phối null, như thể chỉ có $n=1/\overline{s^2}$ câu, và $e^{\kappa s^2}$, vốn không biết gì về số câu. **Ngưỡng như bài 05:** W1 dưới 0,02.
 
-**Tương quan.** **Cỡ mẫu hiệu dụng (effective sample size)** là $n_\text{eff}=1/\overline{r^2}+1$, vì phân phối null có phương sai $1/(n-1)$: *độ rộng* khớp theo định nghĩa, *hình dạng* thì không.
+**Tương quan.** **Cỡ mẫu hiệu dụng (effective sample size)** là $n_\text{eff}=1/\overline{r^2}+1$, vì phân phối null có phương sai $1/(n-1)$: *độ rộng* khớp theo định nghĩa, *hình dạng* thì chưa chắc.
 """
 
 # %% [markdown] lang="en"
@@ -549,7 +549,7 @@ check("6.3", participation_ratio)
 r"""
 ## 7. Bảng phán quyết
 
-Dòng 1 đến 6 giữ ngưỡng của bài 04, nay xét ở mọi tầng. Dòng 7 kiểm tra xem độ dời có phải chỉ là nhiễu do lấy mẫu hay không: chia câu của " her" làm hai nửa; cosine giữa hai trung bình phải trên 0,9 *và* hơn cosine giữa độ dời của " her" và của " water" ít nhất 0,05. Không có vế sau thì riêng $c$, chung cho mọi từ, cũng đủ để qua.
+Dòng 1 đến 6 giữ ngưỡng của bài 04, nay xét ở mọi tầng. Dòng 7 kiểm tra xem độ dời có phải chỉ là nhiễu do lấy mẫu hay không: chia số câu của " her" làm hai nửa; cosine giữa trung bình của hai nửa phải trên 0,9 *và* hơn cosine giữa độ dời của " her" và của " water" ít nhất 0,05. Không có vế sau thì riêng $c$, chung cho mọi từ, cũng đủ để qua.
 """
 
 # %% [markdown] lang="en"
@@ -609,21 +609,21 @@ print("✓")
 r"""
 ## Tự kiểm tra
 1. Vì sao $S$ không giảm đều khi $a$ tăng?
-2. Tỉ lệ do ngữ cảnh ở V lớn hơn ở Q và K. Vì sao điều đó chưa giải thích được V phẳng hơn?
+2. Tỉ lệ của ngữ cảnh ở V lớn hơn ở Q và K. Vì sao điều đó chưa giải thích được V phẳng hơn?
 3. Trong một khối, độ dời chiếm 70% năng lượng. $S$ dương hay âm?
 
 <details><summary>Trả lời ngắn</summary>
 
 1. $m/\sqrt{1+m^2}$ bão hòa: với $m$ lớn, giảm một nửa hầu như không đổi gì; với $m$ vừa phải thì đổi ngay.
-2. Đó là hai cách nói của cùng một điều. Bớt trung bình chung thì tỉ lệ ấy cũng tăng; phải bỏ nó khỏi cả ba rồi mới so.
+2. Đó là hai cách nói của cùng một điều. Ít trung bình chung hơn thì tỉ lệ ấy cũng lớn hơn; phải bỏ trung bình chung khỏi cả ba rồi mới so.
 3. Dương: $\overline{s^2}\approx0{,}49>1/3$.
 </details>
 
 ## Tóm tắt
 - Trung bình và phương sai của từng chiều gần đủ để vẽ lại biểu đồ cosine: nó cười khi độ dời chiếm hơn khoảng 58% năng lượng.
 - Vector = trung bình chung + phần riêng của từ + phần do ngữ cảnh; độ dời của một từ là hai phần đầu.
-- Trên SmolLM2-135M, độ dời của Q và K phần lớn là trung bình chung, đi qua vài chiều của đầu vào. V phẳng hơn trước hết vì *thiếu* trung bình chung; ở hầu hết các tầng nông, phần lớn nhất của V là phần riêng của từ.
-- Cũng ở đó, hình chuông của tương quan là hình chuông của $n_\text{eff}$ câu độc lập.
+- Trên SmolLM2-135M, độ dời của Q và K phần lớn là trung bình chung, đi qua vài chiều của đầu vào. V phẳng hơn chủ yếu vì *thiếu* trung bình chung; ở hầu hết các tầng nông, phần lớn nhất của V là phần riêng của từ.
+- Cũng trên mô hình ấy, hình chuông của tương quan là hình chuông của $n_\text{eff}$ câu độc lập.
 
 ## Tài liệu
 Gao, Ethayarajh, Timkey và van Schijndel nói về cosine giữa vector của các *token* (hàng).

@@ -74,7 +74,7 @@ from helpers.widgets import layer_explorer
 r"""
 ## 1. Trước khi chạy: cần bao nhiêu bộ nhớ?
 
-Thứ nào tốn bộ nhớ hơn: Q, K, V của mọi token ở mọi tầng, hay các ma trận tương đồng $F\times F$ của mọi tầng ($F$ là tổng số chiều (feature) của Q, K và V)? Chỉ cần biết các kích thước; lấy riêng tầng 0 là đủ, vì lượt truyền xuôi (forward pass) dừng ngay ở đó.
+Thứ nào tốn bộ nhớ hơn: Q, K, V của mọi token ở mọi tầng, hay các ma trận tương đồng $F\times F$ của mọi tầng ($F$ là tổng số chiều (feature) của Q, K và V)? Chỉ cần biết các kích thước; lấy riêng tầng 0 là đủ: lượt truyền xuôi (forward pass) dừng ngay ở đó.
 """
 
 # %% [markdown] lang="en"
@@ -203,7 +203,7 @@ Kích thước trên là `[tầng, khoảng chia]`.
 
 Mỗi hàng điểm ảnh là biểu đồ tần suất (histogram) của một tầng, nhìn từ trên xuống: màu là mật độ (density), theo một thang logarit chung cho mọi hình con (panel), kể cả ở mục 5. Màu tím (thưa hơn) chuyển sang cam (dày hơn) tại 0,5, mật độ của phân phối đều.
 
-**Dự đoán.** Nụ cười là hai vệt cam ở hai mép. Đi từ trên xuống dưới, chúng sẽ nhạt dần hay đứt ở một tầng nào đó? Khối nào nhạt nhanh nhất?
+**Dự đoán.** Nụ cười là hai vệt cam ở hai mép. Đi từ trên xuống dưới, chúng sẽ nhạt dần hay đứt ở một tầng nào đó? Khối nào nhạt sớm nhất?
 """
 
 # %% [markdown] lang="en"
@@ -276,7 +276,7 @@ Mỗi dòng in ra (nếu có) là một khối vẫn cười *sau khi* đã tr�
 
 ## 6. Độ dời hay độ phân tán?
 
-**Độ dời** trong bài này là của *một từ*: trung bình qua các lần xuất hiện của “ her”. Đó là $c+\delta_w$ của bài 06: trung bình chung của mọi token thường cộng với phần riêng của từ.
+**Độ dời** trong bài này là của *một từ*: trung bình qua các lần xuất hiện của “ her”. Đó là $c+\delta_w$ của bài 06: trung bình chung (lấy trên mọi token thường) cộng với phần riêng của từ.
 
 Theo bài 02, cosine của hai chiều không tương quan chỉ phụ thuộc vào $m=\mu/\sigma$: trung bình chia cho độ lệch chuẩn (standard deviation). Tỉ số ấy có thể nhỏ đi theo hai cách: $\mu$ giảm, hoặc $\sigma$ tăng.
 
@@ -603,7 +603,7 @@ r"""
 
 1. Với RoPE, token đích ở đó là hằng số trên mọi câu: $S=1$ do cách dựng; đưa vào sẽ thổi phồng trung bình của tầng nông.
 2. Trung bình giảm, hoặc độ lệch chuẩn tăng. Vẽ riêng hai thứ, như ở mục 6.
-3. Thay bất cứ đầu ra nào bằng trung bình cũng làm các câu giống nhau hơn. Chỉ khi cùng phép sửa ấy ở chỗ khác không có tác dụng như vậy thì mới quy được cho *hai tầng này* và cho *attention*.
+3. Thay bất cứ đầu ra nào bằng trung bình cũng làm các câu giống nhau hơn. Chỉ khi cùng phép sửa ấy ở chỗ khác không có tác dụng như vậy thì mới quy được tác dụng ấy cho *hai tầng này* và cho *attention*.
 </details>
 
 ## Tóm tắt

@@ -257,9 +257,9 @@ figure = plot_head_maps(
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi cột điểm ảnh là một tầng. Ở hai hình con (panel) bên phải, mỗi đầu K và V chỉ xuất hiện một lần. Số thứ tự của đầu không có ý nghĩa từ tầng này sang tầng khác: một hàng ngang không phải là một đường cong.
+Mỗi cột điểm ảnh là một tầng. Ở hai hình con (panel) bên phải, mỗi đầu K và V chỉ xuất hiện một lần. Số thứ tự của đầu không có ý nghĩa từ tầng này sang tầng khác: một hàng ngang không phải là diễn biến của cùng một đầu.
 
-Hình này *không* cho biết sự khác nhau giữa các đầu lớn hơn ngẫu nhiên hay không. Một đầu chỉ có vài chục chiều: chọn bừa chừng ấy chiều thì $S$ cũng dao động.
+Hình này *không* cho biết sự khác nhau giữa các đầu có lớn hơn mức ngẫu nhiên hay không. Một đầu chỉ có vài chục chiều: chọn bừa chừng ấy chiều thì $S$ cũng dao động.
 
 ## 4. Các đầu khác nhau thật, hay chỉ vì có ít chiều?
 
@@ -267,7 +267,7 @@ Cần một mức nền (baseline) dành riêng cho câu hỏi này: xáo trộn
 
 **Quy tắc đặt trước.** Các đầu thật *thắng* ở một tầng nếu độ lệch chuẩn (standard deviation) của $S$ giữa các đầu lớn hơn độ lệch chuẩn ấy của *mọi* lần cắt. Trên toàn mô hình, các đầu “khác nhau thật” nếu chúng thắng ở nhiều tầng (không kể tầng 0) đến mức riêng may rủi chỉ có dưới 5% khả năng cho ra chừng ấy, tính theo phân phối nhị thức (mỗi tầng 1/20, coi các tầng là độc lập). Xét riêng khối QQ, với cosine và với hệ số tương quan (correlation coefficient).
 
-Cắt tùy ý như vậy còn xé rời những cặp chiều mà bước xoay (rotary step) quay cùng nhau. Vì thế có thêm cách cắt thứ hai: mỗi chiều giữ nguyên chỗ *bên trong đầu* và đi cùng chiều kia của cặp, chỉ đổi từ đầu này sang đầu khác.
+Cắt tùy ý như vậy còn xé rời những cặp chiều mà bước xoay (rotary step) quay cùng nhau. Vì thế có thêm cách cắt thứ hai: mỗi chiều giữ nguyên chỗ *bên trong đầu* và không rời chiều còn lại của cặp, chỉ đổi từ đầu này sang đầu khác.
 
 **Dự đoán:** phép đo nào nhìn thấy ranh giới giữa các đầu rõ hơn?
 """
@@ -336,7 +336,7 @@ figure = plot_depth(curves, "spread_over_heads", title=f"{model.provenance} · Q
 
 # %% [markdown] lang="vi"
 r"""
-Kích thước ở trên là `[lần cắt, tầng, đầu]`. Dòng đầu cho biết riêng may rủi thì thắng ở bao nhiêu tầng. Mỗi dòng sau gồm: phán quyết; số tầng mà các đầu thật vượt cả 19 lần cắt; và tỉ số, lấy trung vị (median) qua các tầng, giữa độ lệch chuẩn của các đầu thật và trung bình của các nhóm ngẫu nhiên. Phán quyết chỉ cho biết *có* khác hay không; con số mới cho biết khác *nhiều hay ít*.
+Kích thước ở trên là `[lần cắt, tầng, đầu]`. Dòng đầu cho biết nếu chỉ do may rủi thì thắng ở bao nhiêu tầng. Mỗi dòng sau gồm: phán quyết; số tầng mà các đầu thật vượt cả 19 lần cắt; và tỉ số, lấy trung vị (median) qua các tầng, giữa độ lệch chuẩn của các đầu thật và trung bình của các nhóm ngẫu nhiên. Phán quyết chỉ cho biết *có* khác hay không; con số mới cho biết khác *nhiều hay ít*.
 
 Đường màu là các đầu thật, đường đen là trung bình của các nhóm ngẫu nhiên, đường nét đứt là lần cắt có độ lệch chuẩn lớn nhất. Khoảng cách từ 0 đến đường đen là phần dao động mà *bất kỳ* cách chia nhóm nào cũng có. Hình này *không* cho biết đầu nào làm việc gì.
 
@@ -395,7 +395,7 @@ figure = plot_heads(intervals, pooled_smile, bands, title=f"{model.provenance} �
 r"""
 Số sau ± là sai số chuẩn (standard error) jackknife, trung bình theo các đầu. Giá trị gộp gần bằng trung bình của các đầu (dòng cuối: ở mọi tầng từ 1 trở đi), nên *một mình nó* không cho thấy các đầu tản rộng đến đâu.
 
-Hình này *không* phải là một loạt phép kiểm định: các khoảng chưa được hiệu chỉnh theo số đầu được xét, các đầu dùng chung những câu ấy, và giá trị gộp cũng chứa chính đầu đang xét. Một điểm nằm trong dải xám, dù khoảng jackknife của nó không chạm đường gộp, chỉ cho biết rằng những chiều *ấy* khác trung bình; một nhóm chọn bừa cũng thường khác như thế. Cũng đừng vội giải thích vì sao đầu này cười rõ nhất, đầu kia cười kém nhất: hai cực trị của nhiều đầu thì bao giờ cũng khác nhau, kể cả với nhóm ngẫu nhiên.
+Hình này *không* phải là một loạt phép kiểm định: các khoảng chưa được hiệu chỉnh theo số đầu được xét, các đầu đều tính trên cùng một bộ câu, và giá trị gộp cũng chứa chính đầu đang xét. Một điểm nằm trong dải xám, dù khoảng jackknife của nó không chạm đường gộp, chỉ cho biết rằng những chiều *ấy* khác trung bình; một nhóm chọn bừa cũng thường khác như thế. Cũng đừng vội giải thích vì sao đầu này cười rõ nhất, đầu kia cười kém nhất: hai cực trị của nhiều đầu thì bao giờ cũng khác nhau, kể cả với nhóm ngẫu nhiên.
 
 $S$ cũng không nói gì về việc một đầu có ích hay không: muốn biết phải can thiệp (intervention) vào chính đầu ấy, điều mà học phần này không làm. Bài 09 can thiệp vào độ dời, không tách riêng từng đầu.
 

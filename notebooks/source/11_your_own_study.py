@@ -263,7 +263,7 @@ print(tuple(x.shape), sizes, label("layer"), layer)
 r"""
 ## 4. Ngưỡng, trước khi xem hình
 
-Bảy khẳng định của bài 06, mỗi khẳng định một con số và một ngưỡng. ($S$ là chỉ số nụ cười; tầng 0 để riêng.) Ở khẳng định 3, QK cần bằng nửa trung bình của QQ và KK, và hơn mức ngẫu nhiên 0,05. Khẳng định 7 ở bài 06 cần một từ thứ hai; ở đây token đối chứng đứng thay: nó biết độ dời chung của mọi token, nhưng không biết độ dời của từ bạn chọn.
+Bảy khẳng định của bài 06, mỗi khẳng định một con số và một ngưỡng. ($S$ là chỉ số nụ cười; tầng 0 để riêng.) Ở khẳng định 3, QK cần ít nhất bằng nửa trung bình của QQ và KK, và cao hơn mức ngẫu nhiên ít nhất 0,05. Khẳng định 7 ở bài 06 cần một từ thứ hai; ở đây token đối chứng đứng thay: nó mang độ dời chung của mọi token, nhưng không mang độ dời của từ bạn chọn.
 """
 
 # %% [markdown] lang="en"
