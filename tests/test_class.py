@@ -135,7 +135,8 @@ def test_the_search_for_traces_finds_a_planted_line():
     for planted in ("ends  = counts[..., middle > 0.8].sum(-1)", "Không: xáo trộn phá cả trung bình"):
         student.cells[-1].source = planted
         assert bool(classroom.traces(source, student)) == planted.startswith("ends")
-    student.cells[-1].source = "2. Không: xáo trộn phá cả trung bình của từng chiều lẫn sự ghép cặp. Cần xáo trộn trong từng chiều (bài 05)."
+    answer = "Không: xáo trộn phá cả trung bình của từng chiều lẫn sự ghép cặp. Cần xáo trộn trong từng chiều (bài 05)."
+    student.cells[-1].source = f"2. {answer}"
     assert classroom.traces(source, student)
 
 
