@@ -94,11 +94,14 @@ def real_tokens(batch):
     return batch["attention_mask"].bool().cpu()
 
 
-def massive_tokens(model, batch, *, times=2.5):
+MASSIVE = 2.5  # times the median length of the residual stream
+
+
+def massive_tokens(model, batch):
     """Which tokens have a massive residual stream, as attention sinks have; by norm, not by position.
 
-    A text token is massive if the length of its residual stream at the input of some layer exceeds `times` the
-    median over the text tokens of the batch there.
+    A text token is massive if the length of its residual stream at the input of some layer exceeds `MASSIVE` times
+    the median over the text tokens of the batch there.
 
     Returns:
         bool `[sentence, token]`; False at padding.
@@ -107,7 +110,7 @@ def massive_tokens(model, batch, *, times=2.5):
     """
     with _norms_recorded(model) as norms:
         _run(model, batch)
-    return _massive(norms, real_tokens(batch), times)
+    return _massive(norms, real_tokens(batch))
 
 
 def common_mean(model, batch):
@@ -133,8 +136,8 @@ def _norms_recorded(model):
         yield norms
 
 
-def _massive(norms, real, times=2.5):
-    massive = torch.stack([norm > times * norm[real].median() for norm in norms])  # [layer, sentence, token]
+def _massive(norms, real):
+    massive = torch.stack([norm > MASSIVE * norm[real].median() for norm in norms])  # [layer, sentence, token]
     return massive.any(dim=0) & real
 
 
@@ -170,19 +173,23 @@ def random_like(vector, d_head, generator):
     return as_long_as(torch.randn(vector.shape, generator=generator).to(vector), vector, d_head)
 
 
+def turn_pairs(heads, angle):
+    """`heads` `[..., d_head]` with feature i and feature i + half turned by `angle` `[..., half]`; the rest as it is."""
+    half, cos, sin = angle.shape[-1], angle.cos(), angle.sin()
+    first, second, rest = heads[..., :half], heads[..., half : 2 * half], heads[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, first * sin + second * cos, rest], dim=-1)
+
+
 def other_phases(vector, d_head, half, generator):
     """`vector` with every rotary pair (i, i + half) of a head turned by a random angle: a stricter control.
 
     It keeps the length of each pair, which `random_like` does not.  With half = 0 the sign of each feature is drawn.
     """
-    heads = vector.unflatten(-1, (-1, d_head)).clone()  # [..., head, d_head]
+    heads = vector.unflatten(-1, (-1, d_head))  # [..., head, d_head]
     if not half:
         return (heads * (torch.randint(0, 2, heads.shape, generator=generator).to(heads) * 2 - 1)).flatten(-2)
-    first, second = heads[..., :half].clone(), heads[..., half : 2 * half].clone()
-    angle = (2 * torch.pi * torch.rand(first.shape, generator=generator)).to(heads)
-    heads[..., :half] = first * angle.cos() - second * angle.sin()
-    heads[..., half : 2 * half] = first * angle.sin() + second * angle.cos()
-    return heads.flatten(-2)
+    angle = 2 * torch.pi * torch.rand(heads[..., :half].shape, generator=generator)
+    return turn_pairs(heads, angle.to(heads)).flatten(-2)
 
 
 def rotary_half(model, d_head):

@@ -12,12 +12,13 @@ All sentences lie in one row, one after the other, and a mask lets each see only
 
 from contextlib import ExitStack
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from transformers import DynamicCache
 
 from helpers.capture import edit_qkv
-from helpers.interventions import edit_layers
+from helpers.interventions import edit_layers, real_tokens
 from helpers.masks import PARTS
 
 
@@ -35,10 +36,8 @@ class WordSlot:
 
     def __init__(self, model, batch, positions):
         device = next(model.parameters()).device
-        real, place = (
-            batch["attention_mask"].cpu().bool(),
-            positions.cpu().unsqueeze(1),
-        )  # [sentence, token], [sentence, 1]
+        real = real_tokens(batch)
+        place = positions.cpu().unsqueeze(1)  # [sentence, 1]
         first = (place == 0).flatten().nonzero().flatten().tolist()
         if first:
             raise ValueError(f"the word stands first in sentences {first}, so nothing precedes it: leave those out")
@@ -46,12 +45,10 @@ class WordSlot:
         # the last token of a sentence predicts nothing that is counted, and no other token sees it
         rest = (token >= place) & (token < (length - 1).maximum(place + 1))
         self._model, self._n_sentence = model, len(place)
-        self._past, self._rest = _Row(batch, real & (token < place), device), _Row(batch, rest, device)
+        self._past, self._rest = (_row_of(batch, chosen, device) for chosen in (real & (token < place), rest))
         at_word = self._rest.position == positions.to(device)[self._rest.sentence]
-        self._at, self._counted = (
-            at_word.nonzero().flatten(),
-            (~at_word).nonzero().flatten(),
-        )  # [sentence], [prediction]
+        self._at = at_word.nonzero().flatten()  # [sentence]
+        self._counted = (~at_word).nonzero().flatten()  # [prediction]
         with torch.no_grad():
             outputs = model.base_model(**self._past.inputs(self._past, model.dtype), use_cache=True)
         self._cache = [(layer.keys, layer.values) for layer in outputs.past_key_values.layers]
@@ -91,7 +88,6 @@ class WordSlot:
         nothing = (self._counts() == 0).nonzero().flatten().tolist()
         if nothing:
             raise ValueError(f"two tokens must follow the word, not so in sentences {nothing}: leave those out")
-
         if not replaced:
             return self._unedited(token_id)
 
@@ -131,23 +127,18 @@ class WordSlot:
             return self._model.base_model(**inputs, past_key_values=cache).last_hidden_state[0]
 
 
-class _Row:
-    """Some tokens of a batch in one row: their ids, sentences and positions, each `[token]`."""
+class _Row(NamedTuple):
+    """Some tokens of a batch in one row, each field `[token]`."""
 
-    def __init__(self, batch, chosen, device):
-        self.sentence, self.position = (index.to(device) for index in chosen.nonzero(as_tuple=True))
-        self.ids = batch["input_ids"].cpu()[chosen].to(device)
+    ids: torch.Tensor
+    sentence: torch.Tensor
+    position: torch.Tensor
 
     def only(self, at):
-        return self._copy(lambda x: x[at])
+        return _Row(*(field[at] for field in self))
 
     def and_then(self, other):
-        return self._copy(lambda x, y: torch.cat([x, y]), other)
-
-    def _copy(self, change, *others):
-        new = object.__new__(_Row)
-        vars(new).update({name: change(x, *(vars(o)[name] for o in others)) for name, x in vars(self).items()})
-        return new
+        return _Row(*(torch.cat(fields) for fields in zip(self, other, strict=True)))
 
     def inputs(self, seen, dtype):
         """For the model; `seen` is the row of all keys: a token sees those of its sentence up to itself."""
@@ -159,3 +150,9 @@ class _Row:
             "position_ids": self.position[None],
             "attention_mask": mask[None, None],
         }
+
+
+def _row_of(batch, chosen, device):
+    """The tokens where `chosen` `[sentence, token]` is true, sentence by sentence."""
+    fields = batch["input_ids"].cpu()[chosen], *chosen.nonzero(as_tuple=True)
+    return _Row(*(field.to(device) for field in fields))

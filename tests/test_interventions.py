@@ -8,7 +8,7 @@ import torch
 import transformers
 from test_capture import FAMILIES, random_batch
 
-from helpers import attention_modules, edit_qkv, encode, load_ordinary
+from helpers import attention_modules, capture_qkv, edit_qkv, encode, load_ordinary
 from helpers.interventions import (
     after_rotary,
     clamped,
@@ -192,8 +192,6 @@ def test_massive_tokens_are_found_by_norm(model, batch):
 
 
 def test_the_common_mean_leaves_massive_tokens_and_padding_out(model, batch):
-    from helpers import capture_qkv
-
     embedding, rare = model.get_input_embeddings().weight.data, int(batch["input_ids"][1, 3])
     embedding[rare] *= 100
     try:

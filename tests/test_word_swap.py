@@ -9,7 +9,7 @@ import torch
 from test_capture import random_batch
 from test_interventions import CAUSAL, language_model
 
-from helpers import encode, find_token, load_sentences, token_id_of
+from helpers import capture_qkv, encode, find_token, load_sentences, token_id_of
 from helpers.word_swap import WordSlot
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,8 +64,6 @@ def test_the_whole_k_and_v_of_another_word_give_its_predictions_exactly(slot):
 
 
 def test_captured_vectors_are_those_of_the_projections(model, slot):
-    from helpers import capture_qkv
-
     qkv = capture_qkv(model, with_word(random_batch(), POSITIONS, 9), positions=POSITIONS)
     for part, vectors in slot.capture(9).items():
         assert torch.allclose(vectors, getattr(qkv, part.lower()), atol=1e-4)

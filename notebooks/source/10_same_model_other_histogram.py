@@ -64,7 +64,7 @@ from helpers import (
     wasserstein_distance,
 )
 from helpers.checks import check
-from helpers.interventions import edit_layers, in_double, real_tokens, rotary_half
+from helpers.interventions import edit_layers, in_double, real_tokens, rotary_half, turn_pairs
 from helpers.plots import plot_conditions
 from helpers.plots_interventions import plot_pairs
 
@@ -147,16 +147,9 @@ print(model.provenance)
 
 
 # %%
-def turned(x, angle):
-    """Every rotary pair of x [..., d_head] turned; angle [..., pair]."""
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([first * cos - second * sin, first * sin + second * cos, rest], dim=-1)
-
-
 def relative_offsets(x, angle):
     """|b| of the turned features, both of a pair added: x [layer, sentence, head, d_head] -> [layer, head, pair]."""
-    x = turned(x.double(), angle)[..., : 2 * half]
+    x = turn_pairs(x.double(), angle)[..., : 2 * half]
     b = x.mean(dim=1).abs() / x.square().mean(dim=1).sqrt()
     return b.unflatten(-1, (2, half)).sum(dim=-2)
 
@@ -177,7 +170,7 @@ def other_gauge(model, sign):
     def change(part, scale):
         def fn(values, layer):
             angle = best[sign][layer].to(values).repeat_interleave(group if part == "Q" else 1, dim=0)
-            heads = turned(values.unflatten(-1, (-1, d_head)), angle)
+            heads = turn_pairs(values.unflatten(-1, (-1, d_head)), angle)
             return torch.cat([heads[..., : 2 * half] * scale, heads[..., 2 * half :]], dim=-1).flatten(-2)
 
         return fn
@@ -239,7 +232,8 @@ A special case: flip *both* signs, $(q_i,k_i)\to(-q_i,-k_i)$, in one pair of fea
 heads = {part: qkv.heads(part)[layer] for part in "QK"}  # each [sentence, head, d_head]
 flips = (heads["K"].mean(dim=0)[:, : 2 * half].unflatten(-1, (2, half)).sum(dim=1) < 0).double()  # [key head, pair]
 flipped = [
-    turned(x, (torch.pi * flips).repeat_interleave(x.shape[1] // len(flips), dim=0)).flatten(1) for x in heads.values()
+    turn_pairs(x, (torch.pi * flips).repeat_interleave(x.shape[1] // len(flips), dim=0)).flatten(1)
+    for x in heads.values()
 ]
 as_trained, signs = say("như đã huấn luyện", "as trained"), say("đổi dấu", "signs flipped")
 for name, vectors in ((as_trained, qkv.joined()[layer]), (signs, torch.cat([*flipped, qkv.v[layer]], dim=-1))):
