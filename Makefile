@@ -36,14 +36,14 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,site,class]"
 	@echo "== compiling, so that later starts are quick"
 	@$(BIN)/python -m compileall -qq -j 2 $(VENV)/lib || true
-	@$(BIN)/python -c "from helpers.similarity import compile_kernels; compile_kernels()"
+	@$(BIN)/python -c "from helpers.kernels import compile_kernels; compile_kernels()"
 	@touch $@
 
 run: $(READY)
 	@echo "== the models"
 	@$(BIN)/python -c "from helpers import load_model; print(*(load_model(n)[0].provenance for n in (None, 'minilm')), sep='\n')"
 	@echo "== executing the notebooks"
-	@$(BIN)/python notebooks/build.py --run executed
+	@$(BIN)/python -m tools.build --run executed
 
 test: export QKV_MODEL = smollm2
 test: $(READY)
@@ -56,34 +56,34 @@ test: $(READY)
 bench: ALL = $$($(BIN)/python -c 'import os; print(os.cpu_count())')
 bench: $(READY)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[bench]"
-	OMP_NUM_THREADS=$(ALL) $(BIN)/python -m pytest --override-ini norecursedirs= --override-ini addopts= -q tests/benchmarks
-	OMP_NUM_THREADS=$(ALL) $(BIN)/python tests/benchmarks/report.py measure
-	$(BIN)/python tests/benchmarks/report.py write
+	OMP_NUM_THREADS=$(ALL) $(BIN)/python -m pytest --override-ini addopts= -q tools/benchmarks
+	OMP_NUM_THREADS=$(ALL) $(BIN)/python -m tools.benchmarks.report measure
+	$(BIN)/python -m tools.benchmarks.report write
 
 lab: $(READY)
 	$(BIN)/jupyter lab
 
 build: $(READY)
-	$(BIN)/python notebooks/build.py
+	$(BIN)/python -m tools.build
 
 refresh: $(READY)
-	$(BIN)/python notebooks/build.py --refresh
+	$(BIN)/python -m tools.build --refresh
 
 standalone: $(READY)
-	$(BIN)/python notebooks/standalone.py
+	$(BIN)/python -m tools.standalone
 
 check: $(READY)
-	$(BIN)/python notebooks/build.py --check
-	$(BIN)/python docs/glossary.py --check
+	$(BIN)/python -m tools.build --check
+	$(BIN)/python -m tools.glossary --check
 
 class: $(READY)
-	$(BIN)/python notebooks/classroom.py
+	$(BIN)/python -m tools.classroom
 
 slides: $(READY)
-	$(BIN)/python notebooks/slides.py
+	$(BIN)/python -m tools.slides
 
 site: $(READY)
-	$(BIN)/python docs/site/build.py
+	$(BIN)/python -m tools.site.build
 
 clean:
 	rm -rf $(VENV) executed build

@@ -1,20 +1,11 @@
 """The small library of the module; notebooks use `from helpers import ...`."""
 
 from helpers.baselines import cosine_from_correlation, null_density, shuffle_entries, shuffle_within_features
-from helpers.capture import (
-    QKV,
-    attention_modules,
-    capture_qkv,
-    control_positions,
-    edit_qkv,
-    encode,
-    find_token,
-    token_id_of,
-)
-from helpers.i18n import get_language, label, say, set_language
+from helpers.capture import QKV, attention_modules, capture_qkv
+from helpers.experiments.edit import edit_qkv
 from helpers.masks import BLOCKS, block_values, matrix_mask, n_block_pairs, part_slices, vector_mask
 from helpers.models import environment, load_model
-from helpers.sentences import load_ordinary, load_sentences
+from helpers.settings import get_language, say, set_language
 from helpers.similarity import (
     BlockHistogram,
     BlockHistograms,
@@ -30,3 +21,5 @@ from helpers.statistics import (
     smile_index,
     wasserstein_distance,
 )
+from helpers.teaching.labels import label
+from helpers.text import control_positions, encode, find_token, load_ordinary, load_sentences, token_id_of

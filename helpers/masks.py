@@ -10,6 +10,7 @@ BLOCKS = {"QQ": 1, "KK": 4, "VV": 9, "QK": 2, "QV": 3, "KV": 6}
 """Block name -> code in `matrix_mask`, in the order in which figures and tables show them."""
 
 PARTS = ("Q", "K", "V")
+MEASURES = ("cosine", "correlation")
 
 
 def check_sizes(sizes, n_features=None):

@@ -11,26 +11,17 @@ plain torch and runs on every device.  Two optional kernels do the same faster: 
 and `kernels_cuda` (Triton); `kernel_for` says which one is taken.
 """
 
-import hashlib
-import os
-import platform
-import threading
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata, util
-from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 
-from helpers.masks import BLOCKS, PARTS, check_sizes, n_block_pairs
+from helpers.kernels import kernel_for
+from helpers.kernels.precision import full_precision
+from helpers.masks import BLOCKS, MEASURES, PARTS, check_sizes, n_block_pairs
 
-MEASURES = ("cosine", "correlation")
 TILE = 128  # rows of the similarity matrix held at once
-MAX_BINS = 128  # more bins go through plain torch: the compiled kernels keep a table of bins x bins
 CONSTANT = 8  # a standard deviation up to CONSTANT * eps * rms is rounding, not variation
 CONSTANT_HALF = 1  # the same for float16 and bfloat16, where eps is so coarse that more would be signal
 
@@ -145,7 +136,7 @@ def cosine_similarity(x):
     f = _features(_check(x, ("cosine",)))
     offset = f.b.unsqueeze(-1) * f.b.unsqueeze(-2)  # [..., F, F]
     variation = f.z * f.a.unsqueeze(-2)  # [..., token, F]
-    with _full_precision(x.device):
+    with full_precision(x.device):
         return _matrix(variation.mT @ variation + offset, f.zero)
 
 
@@ -169,7 +160,7 @@ def pearson_correlation(x):
     True
     """
     f = _features(_check(x, ("correlation",)))
-    with _full_precision(x.device):
+    with full_precision(x.device):
         return _matrix(f.z.mT @ f.z, f.constant)
 
 
@@ -282,70 +273,12 @@ def _histograms(sums, x, sizes, measures, bins, threshold):
     return result
 
 
-# ---- which kernel ---------------------------------------------------------------------------------
-
-KERNELS = ("auto", "torch", "numba", "triton")
-
-
-def kernel_for(x, bins=100):
-    """The kernel that `block_histograms` takes for `x`: "torch", "numba" or "triton".
-
-    The environment variable `QKV_KERNEL` decides; "auto", the default, means
-    - on the CPU: numba if it was compiled here before (`compile_kernels`), so that nobody waits for a
-      compiler unasked; else torch;
-    - on CUDA: Triton where it is installed, else torch.
-    float64, and more bins than a kernel's table holds, always go through torch.
-    """
-    wanted = os.environ.get("QKV_KERNEL") or "auto"
-    if wanted not in KERNELS:
-        raise ValueError(f"QKV_KERNEL is {wanted!r}: expected one of {', '.join(KERNELS)}")
-    if wanted == "torch" or x.dtype == torch.float64 or not x.is_floating_point() or bins > MAX_BINS:
-        return "torch"
-    if x.device.type == "cpu" and wanted in ("auto", "numba"):
-        if wanted == "numba" and util.find_spec("numba") is None:
-            raise ImportError('QKV_KERNEL is "numba", but numba is not installed: pip install numba')
-        return "numba" if wanted == "numba" or _is_compiled() else "torch"
-    if x.device.type == "cuda" and wanted in ("auto", "triton") and x.shape[-1] < 1 << 15:  # int32 counts
-        return "triton" if util.find_spec("triton") is not None else "torch"
-    return "torch"
-
-
-def _compiled_marker():
-    """The file that says that the numba kernel, as it is now, was compiled by this user."""
-    made_of = [metadata.version(name) for name in ("numba", "llvmlite", "numpy")] + [platform.python_version()]
-    source = (Path(__file__).parent / "kernels_cpu.py").read_bytes()
-    name = hashlib.sha256(source + repr((made_of, __file__, platform.machine())).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("QKV_CACHE") or platformdirs.user_cache_dir("qkv-token-similarity"))
-    return folder / f"kernels_cpu-{name}"
-
-
-@cache  # one answer per process: a run does not change its path half-way
-def _is_compiled():
-    return util.find_spec("numba") is not None and _compiled_marker().exists()
-
-
-def compile_kernels():
-    """Compile the numba kernel once (about ten seconds) and remember it for later processes.
-
-    The machine code goes to numba's cache: `__pycache__` beside the source, or the user's cache where
-    that cannot be written (`NUMBA_CACHE_DIR` moves it).
-    """
-    from helpers import kernels_cpu
-
-    for n in (3, kernels_cpu.BLAS_FROM):
-        kernels_cpu.layer_sums(torch.eye(n, 6)[None], (2, 2, 2), 1e-6, 100, 0.9)
-    marker = _compiled_marker()
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    _is_compiled.cache_clear()
-
-
 def _compiled_sums(kernel, x, sizes, measures, bins, threshold):
     """`[layer, token, F]` through a compiled kernel, as `_torch_sums` returns it."""
     if kernel == "numba":
-        from helpers.kernels_cpu import layer_sums
+        from helpers.kernels.cpu import layer_sums
     else:
-        from helpers.kernels_cuda import layer_sums
+        from helpers.kernels.cuda import layer_sums
     found = layer_sums(x, sizes, _constant_limit(x.dtype), bins, threshold)
     rows, columns = ([PARTS.index(part) for part in parts] for parts in zip(*BLOCKS))
     chosen = [MEASURES.index(measure) for measure in measures]
@@ -353,28 +286,9 @@ def _compiled_sums(kernel, x, sizes, measures, bins, threshold):
     return [torch.as_tensor(v[:, rows, columns].swapaxes(0, 2)[chosen]) for v in found]
 
 
-_precision_lock = threading.RLock()
-
-
-@contextmanager
-def _full_precision(device):
-    """No autocast and no TF32 inside: both would cost the histograms their digits."""
-    matmul = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
-    with torch.autocast(device.type, enabled=False), _precision_lock:
-        before = matmul.fp32_precision
-        matmul.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
-            matmul.fp32_precision = before
-
-
-# ---- plain torch ----------------------------------------------------------------------------------
-
-
 def _torch_sums(x, sizes, measures, bins, threshold):
     """`[layer, token, F]` -> counts `[measure, block, layer, bins]` and mean, std, share above `[measure, block, layer]`."""
-    with _full_precision(x.device):
+    with full_precision(x.device):
         layers = [_layer_sums(layer, sizes, measures, bins, threshold) for layer in x]
     rows = [[[layer[measure, block] for layer in layers] for block in BLOCKS] for measure in measures]
     counts = torch.stack([torch.stack([torch.stack([s.counts for s in b]) for b in m]) for m in rows])

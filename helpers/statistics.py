@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from helpers.similarity import MEASURES
+from helpers.masks import MEASURES
 
 
 def smile_index(histogram):

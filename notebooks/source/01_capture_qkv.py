@@ -57,8 +57,8 @@ from helpers import (
     say,
     token_id_of,
 )
-from helpers.checks import check
-from helpers.plots import plot_attention
+from helpers.teaching.checks import check
+from helpers.teaching.plots import plot_attention
 
 # %% [markdown] lang="vi"
 r"""

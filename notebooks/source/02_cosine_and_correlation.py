@@ -58,9 +58,9 @@ from helpers import (
     pearson_correlation,
     token_id_of,
 )
-from helpers.checks import check
-from helpers.plots import plot_feature_pair
-from helpers.widgets import offset_explorer
+from helpers.teaching.checks import check
+from helpers.teaching.plots import plot_feature_pair
+from helpers.teaching.widgets import offset_explorer
 
 # %% [markdown] lang="vi"
 r"""

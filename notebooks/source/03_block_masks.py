@@ -64,9 +64,9 @@ from helpers import (
     say,
     token_id_of,
 )
-from helpers.checks import check
-from helpers.plots import plot_matrix_mask, plot_similarity
-from helpers.widgets import mask_explorer
+from helpers.teaching.checks import check
+from helpers.teaching.plots import plot_matrix_mask, plot_similarity
+from helpers.teaching.widgets import mask_explorer
 
 # %% [markdown] lang="vi"
 r"""

@@ -65,8 +65,8 @@ from helpers import (
     token_id_of,
     wasserstein_distance,
 )
-from helpers.checks import check
-from helpers.plots import plot_blocks
+from helpers.teaching.checks import check
+from helpers.teaching.plots import plot_blocks
 
 # %% [markdown] lang="vi"
 r"""

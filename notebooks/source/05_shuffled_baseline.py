@@ -65,9 +65,9 @@ from helpers import (
     token_id_of,
     wasserstein_distance,
 )
-from helpers.checks import check
-from helpers.plots import plot_conditions
-from helpers.widgets import small_n_explorer
+from helpers.teaching.checks import check
+from helpers.teaching.plots import plot_conditions
+from helpers.teaching.widgets import small_n_explorer
 
 # %% [markdown] lang="vi"
 r"""

@@ -75,10 +75,10 @@ from helpers import (
     wasserstein_distance,
 )
 from helpers.capture import ADAPTERS
-from helpers.checks import check
-from helpers.interventions import massive_tokens, real_tokens
-from helpers.plots import plot_depth, plot_one_curve
-from helpers.widgets import centring_explorer
+from helpers.experiments.interventions import massive_tokens, real_tokens
+from helpers.teaching.checks import check
+from helpers.teaching.plots import plot_depth, plot_one_curve
+from helpers.teaching.widgets import centring_explorer
 
 # %% [markdown] lang="vi"
 r"""

@@ -66,9 +66,9 @@ from helpers import (
     token_id_of,
 )
 from helpers.capture import attention_layers
-from helpers.checks import check
-from helpers.plots import plot_depth, plot_layer_histograms
-from helpers.widgets import layer_explorer
+from helpers.teaching.checks import check
+from helpers.teaching.plots import plot_depth, plot_layer_histograms
+from helpers.teaching.widgets import layer_explorer
 
 # %% [markdown] lang="vi"
 r"""

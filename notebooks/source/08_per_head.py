@@ -62,8 +62,8 @@ from helpers import (
     smile_index,
     token_id_of,
 )
-from helpers.checks import check
-from helpers.plots import plot_depth, plot_head_maps, plot_heads
+from helpers.teaching.checks import check
+from helpers.teaching.plots import plot_depth, plot_head_maps, plot_heads
 
 # %% [markdown] lang="vi"
 r"""

@@ -58,8 +58,7 @@ from helpers import (
     say,
     token_id_of,
 )
-from helpers.checks import check
-from helpers.interventions import (
+from helpers.experiments.interventions import (
     after_rotary,
     as_long_as,
     clamped,
@@ -75,8 +74,9 @@ from helpers.interventions import (
     rotary_half,
     score_by_distance,
 )
-from helpers.plots_interventions import decide, mean_and_reach, plot_distance, plot_doses, plot_swap
-from helpers.word_swap import WordSlot
+from helpers.experiments.word_swap import WordSlot
+from helpers.teaching.checks import check
+from helpers.teaching.plots.interventions import decide, mean_and_reach, plot_distance, plot_doses, plot_swap
 
 # %% [markdown] lang="vi"
 r"""

@@ -63,10 +63,10 @@ from helpers import (
     token_id_of,
     wasserstein_distance,
 )
-from helpers.checks import check
-from helpers.interventions import edit_layers, in_double, real_tokens, rotary_half, turn_pairs
-from helpers.plots import plot_conditions
-from helpers.plots_interventions import plot_pairs
+from helpers.experiments.interventions import edit_layers, in_double, real_tokens, rotary_half, turn_pairs
+from helpers.teaching.checks import check
+from helpers.teaching.plots import plot_conditions
+from helpers.teaching.plots.interventions import plot_pairs
 
 # %% [markdown] lang="vi"
 r"""

@@ -63,11 +63,11 @@ from helpers import (
     smile_index,
 )
 from helpers.capture import ADAPTERS
-from helpers.checks import check
-from helpers.plots import plot_blocks, plot_conditions, plot_relative_depth
-from helpers.study import StudyError, from_environment, open_model, read_sentences, sentence_box
-from helpers.target import find_word, readable
-from helpers.verdicts import CLAIMS, choose_layer, conclude, export, judge
+from helpers.experiments.study import StudyError, from_environment, open_model, read_sentences, sentence_box
+from helpers.experiments.target import find_word, readable
+from helpers.experiments.verdicts import CLAIMS, choose_layer, conclude, export, judge
+from helpers.teaching.checks import check
+from helpers.teaching.plots import plot_blocks, plot_conditions, plot_relative_depth
 
 # %% [markdown] lang="vi"
 r"""

@@ -1,0 +1,1 @@
+"""Edits of a running model, and the reader's own study (notebooks 09 to 11)."""

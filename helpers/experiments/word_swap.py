@@ -1,0 +1,158 @@
+"""One place in many sentences, filled with one word or another: what do later tokens read there? (notebook 09)
+
+    slot = WordSlot(model, batch, find_token(batch, her))  # the sentences with " her"
+    vectors = slot.capture(him)                            # " him" in its place: {part: [layer, sentence, feature]}
+    p, mixed = slot.predict(him), slot.predict(her, K=vectors["K"])  # " her" in its place, with the keys of " him"
+    slot.kl(p, mixed)                                      # [sentence], nats per token after the word
+
+Later tokens see the place only through its K and V, so with both replaced the prediction is that of the other
+word.  What stands before the place is the same for every word: it is run once and kept in a key-value cache.
+All sentences lie in one row, one after the other, and a mask lets each see only itself: no padding is computed.
+"""
+
+from contextlib import ExitStack
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from transformers import DynamicCache
+
+from helpers.experiments.edit import edit_qkv
+from helpers.experiments.interventions import edit_layers, real_tokens
+from helpers.masks import PARTS
+
+
+class WordSlot:
+    """The place of one word in each sentence of a batch.
+
+    Args:
+        model: a causal language model that `capture_qkv` knows.
+        batch: from `encode`, padded on the right.
+        positions: `[sentence]`, the place (`find_token`).
+
+    Raises:
+        ValueError: the word stands first in a sentence.
+    """
+
+    def __init__(self, model, batch, positions):
+        device = next(model.parameters()).device
+        real = real_tokens(batch)
+        place = positions.cpu().unsqueeze(1)  # [sentence, 1]
+        first = (place == 0).flatten().nonzero().flatten().tolist()
+        if first:
+            raise ValueError(f"the word stands first in sentences {first}, so nothing precedes it: leave those out")
+        token, length = torch.arange(real.shape[1]), real.sum(dim=1, keepdim=True)
+        # the last token of a sentence predicts nothing that is counted, and no other token sees it
+        rest = (token >= place) & (token < (length - 1).maximum(place + 1))
+        self._model, self._n_sentence = model, len(place)
+        self._past, self._rest = (_row_of(batch, chosen, device) for chosen in (real & (token < place), rest))
+        at_word = self._rest.position == positions.to(device)[self._rest.sentence]
+        self._at = at_word.nonzero().flatten()  # [sentence]
+        self._counted = (~at_word).nonzero().flatten()  # [prediction]
+        with torch.no_grad():
+            outputs = model.base_model(**self._past.inputs(self._past, model.dtype), use_cache=True)
+        self._cache = [(layer.keys, layer.values) for layer in outputs.past_key_values.layers]
+        self._unedited = lru_cache(2)(self._log_p)  # both are asked for again
+        self._captured = lru_cache(16)(self._capture)
+
+    def capture(self, token_id):
+        """Q, K and V of a word at this place, {part: `[layer, sentence, feature]`}, before any rotary embedding."""
+        return dict(self._captured(token_id))
+
+    def _capture(self, token_id):
+        seen = {part: [] for part in PARTS}
+
+        def recorder(part):
+            def record(values, positions):
+                seen[part].append(values[0].clone())
+                return values
+
+            return record
+
+        with ExitStack() as edits:
+            for part in PARTS:
+                edits.enter_context(edit_qkv(self._model, None, part, recorder(part)))
+            self._run(self._rest.only(self._at), token_id, slice(None))
+        return {part: torch.stack(vectors) for part, vectors in seen.items()}
+
+    def predict(self, token_id, **replaced):
+        """Logarithms of the probabilities after the word, `[prediction, vocabulary]`, sentence by sentence.
+
+        Args:
+            token_id: the word in this place.
+            replaced: Q, K or V at the place instead of the word's own, each `[layer, sentence, feature]`.
+
+        Raises:
+            ValueError: fewer than two tokens follow the word in a sentence: nothing is predicted after it.
+        """
+        nothing = (self._counts() == 0).nonzero().flatten().tolist()
+        if nothing:
+            raise ValueError(f"two tokens must follow the word, not so in sentences {nothing}: leave those out")
+        if not replaced:
+            return self._unedited(token_id)
+
+        def replacer(new):
+            def replace(values, layer):
+                values[0, self._at] = new[layer].to(values)
+                return values
+
+            return replace
+
+        with ExitStack() as edits:
+            for part, vectors in replaced.items():
+                edits.enter_context(edit_layers(self._model, part, replacer(vectors)))
+            return self._log_p(token_id)
+
+    def _log_p(self, token_id):
+        hidden = self._run(self._rest, token_id, self._at)
+        with torch.no_grad():
+            return self._model.get_output_embeddings()(hidden[self._counted]).log_softmax(dim=-1)
+
+    def kl(self, log_p, log_q):
+        """KL(p || q) of two `predict`ions, mean over the tokens after the word: float64 `[sentence]`, nats."""
+        each = torch.linalg.vecdot(log_p.exp(), log_p - log_q).double()  # [prediction]
+        return torch.stack([part.mean() for part in each.cpu().split(self._counts().tolist())])
+
+    def _counts(self):
+        return self._rest.sentence[self._counted].bincount(minlength=self._n_sentence)  # [sentence]
+
+    def _run(self, row, token_id, at):
+        """Last hidden states `[token, n_embd]` of a row that follows what is kept, with the word put in."""
+        inputs = row.inputs(self._past.and_then(row), self._model.dtype)
+        inputs["input_ids"][0, at] = token_id
+        cache = DynamicCache()
+        for layer, (k, v) in enumerate(self._cache):
+            cache.update(k, v, layer)
+        with torch.no_grad():
+            return self._model.base_model(**inputs, past_key_values=cache).last_hidden_state[0]
+
+
+class _Row(NamedTuple):
+    """Some tokens of a batch in one row, each field `[token]`."""
+
+    ids: torch.Tensor
+    sentence: torch.Tensor
+    position: torch.Tensor
+
+    def only(self, at):
+        return _Row(*(field[at] for field in self))
+
+    def and_then(self, other):
+        return _Row(*(torch.cat(fields) for fields in zip(self, other, strict=True)))
+
+    def inputs(self, seen, dtype):
+        """For the model; `seen` is the row of all keys: a token sees those of its sentence up to itself."""
+        mine, earlier = (self.sentence.unsqueeze(1) == seen.sentence), (self.position.unsqueeze(1) >= seen.position)
+        mask = torch.full(mine.shape, torch.finfo(dtype).min, dtype=dtype, device=self.ids.device)
+        mask.masked_fill_(mine & earlier, 0)
+        return {
+            "input_ids": self.ids[None].clone(),
+            "position_ids": self.position[None],
+            "attention_mask": mask[None, None],
+        }
+
+
+def _row_of(batch, chosen, device):
+    """The tokens where `chosen` `[sentence, token]` is true, sentence by sentence."""
+    fields = batch["input_ids"].cpu()[chosen], *chosen.nonzero(as_tuple=True)
+    return _Row(*(field.to(device) for field in fields))

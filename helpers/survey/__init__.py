@@ -1,0 +1,1 @@
+"""Many models, words and layers in one table: `python -m helpers.survey`."""

@@ -1,0 +1,144 @@
+"""The table of a survey: from the partial sums of finished tasks to a parquet file.
+
+Columns of the table, one row a model, target, layer, condition, block and measure, in that order:
+    model, provenance, target   strings: the name as given, what was loaded, the word
+    layer                       int32
+    condition                   "target"; "control", the token before it; "entries_shuffled" and
+                                "within_shuffled", the target's features shuffled.  A shuffle needs all
+                                occurrences at once, so these two exist for n_tokens <= features only;
+                                beyond, the exact null below stands alone (it is narrow there).
+    block, measure              "QQ" ... "KV"; "cosine", "correlation"
+    n_tokens, n_skipped         int64: sentences that count, and that were skipped
+    n_pairs, n_undefined        int64, as in `BlockHistogram`
+    mean, std, share_above      float64, as in `BlockHistogram`; share_above is that of |s| > 0.9
+    smile_index, effective_n    float64, see `helpers.statistics`
+    null_std, null_share_above, null_smile_index    float64: the same of independent zero-mean features
+    counts                      list of 100 int64, equal bins over [-1, 1]
+"""
+
+import csv
+import os
+from dataclasses import replace
+
+import torch
+import transformers
+from tqdm import tqdm
+
+from helpers.baselines import shuffle_entries, shuffle_within_features
+from helpers.masks import BLOCKS, MEASURES
+from helpers.settings import say
+from helpers.similarity import block_histograms
+from helpers.statistics import effective_n, null_shares, smile_index
+from helpers.survey.moments import Moments, moment_histograms
+from helpers.survey.tasks import add, code_version, one_thread, short_hash
+
+SHUFFLES = {"entries_shuffled": shuffle_entries, "within_shuffled": shuffle_within_features}
+CONDITIONS = ("target", "control", *SHUFFLES)
+
+
+class SurveyError(ValueError):
+    """What the user can mend; the message says how."""
+
+
+def survey_error(vi, en, *values):
+    return SurveyError(say(vi, en).format(*values))
+
+
+def table_rows(tasks, store):
+    """Rows of one model and target, layer by layer: no more than a few partial sums are in memory."""
+    model, target = tasks[0].model, tasks[0].target
+    infos = [store.info(task.key) for task in tasks]
+    n, n_skipped = sum(info["n"] for info in infos), sum(info["n_skipped"] for info in infos)
+    sources = sorted({(info["provenance"], info["code"]) for info in infos})
+    if len(sources) > 1:
+        raise survey_error(
+            "dưới cùng một tên có nhiều mô hình hoặc phiên bản: {}; hãy xóa {} rồi chạy lại",
+            "several models or versions came under one name: {}; delete {} and run again",
+            sources,
+            store.folder,
+        )
+    if n < 3:
+        raise survey_error(
+            "chỉ dùng được {} trong {} câu với {!r} (từ phải có mặt, không ở token đầu, câu không quá dài): cần ít nhất 3",
+            "{} of {} sentences are usable with {!r} (it must be there, not the first token, the sentence not too long): "
+            "at least 3 are needed",
+            n,
+            n + n_skipped,
+            target,
+        )
+    filled = next(info for info in infos if info["n"])
+    keys = [task.key for task in tasks]
+    for layer in filled["layers"]:
+        totals = {condition: _merged(store, keys, condition, layer) for condition in ("target", "control")}
+        for condition in CONDITIONS:
+            total = totals["target" if condition in SHUFFLES else condition]
+            if condition in SHUFFLES:
+                if isinstance(total, Moments):
+                    continue
+                seed = int(short_hash(sources[0][0], target, layer, condition)[:15], 16)
+                total = SHUFFLES[condition](total, torch.Generator().manual_seed(seed))
+            histograms = (moment_histograms if isinstance(total, Moments) else block_histograms)(total, filled["sizes"])
+            for block in BLOCKS:
+                for measure in MEASURES:
+                    row = {"model": model, "provenance": sources[0][0], "target": target, "layer": layer}
+                    row |= {"condition": condition, "block": block, "measure": measure, "n_tokens": n}
+                    yield row | {"n_skipped": n_skipped} | _numbers(histograms[measure][block], measure, n)
+
+
+def _merged(store, keys, condition, layer):
+    """Merged in a binary tree over the order of the shards, whatever order they were finished in."""
+    if len(keys) == 1:
+        return store.partial(keys[0], condition, layer)
+    half = len(keys) // 2
+    return add(_merged(store, keys[:half], condition, layer), _merged(store, keys[half:], condition, layer))
+
+
+def _numbers(histogram, measure, n):
+    null = null_shares(n, measure, histogram.edges)  # [bins]
+    middle = (histogram.edges[1:] + histogram.edges[:-1]).abs() / 2
+    return {
+        **{name: getattr(histogram, name).item() for name in ("n_pairs", "n_undefined", "mean", "std", "share_above")},
+        "smile_index": smile_index(histogram).item(),
+        "effective_n": effective_n(histogram, measure).item(),
+        "null_std": (n - (measure == "correlation")) ** -0.5,
+        "null_share_above": null[middle > 0.9].sum().item(),
+        "null_smile_index": smile_index(replace(histogram, counts=null)).item(),
+        "counts": histogram.counts.tolist(),
+    }
+
+
+def _schema():
+    import pyarrow as pa
+
+    strings, whole = pa.string(), pa.int64()
+    fields = [("model", strings), ("provenance", strings), ("target", strings), ("layer", pa.int32())]
+    fields += [(name, strings) for name in ("condition", "block", "measure")]
+    fields += [(name, whole) for name in ("n_tokens", "n_skipped", "n_pairs", "n_undefined")]
+    fields += [(name, pa.float64()) for name in ("mean", "std", "share_above", "smile_index", "effective_n")]
+    fields += [(name, pa.float64()) for name in ("null_std", "null_share_above", "null_smile_index")]
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "code": code_version()}
+    return pa.schema([*fields, ("counts", pa.list_(whole))], metadata=versions)
+
+
+def write_table(out, groups, failed, store):
+    """The table, one row group a model and target; a group that fails is left out and reported in `failed`."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    staging, schema = out.with_name(out.name + ".tmp"), _schema()
+    with parquet.ParquetWriter(staging, schema) as writer, one_thread():
+        for group, tasks in tqdm(groups.items(), desc=say("lập bảng", "table"), leave=False):
+            if group in failed:
+                continue
+            try:
+                rows = list(table_rows(tasks, store))
+            except ValueError as error:
+                failed[group] = str(error)
+            else:
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    os.replace(staging, out)
+    report = out.with_name(out.name + ".errors.csv")
+    report.unlink(missing_ok=True)
+    if failed:
+        with report.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("model", "target", "error"), *((*g, e) for g, e in failed.items())])

@@ -1,0 +1,228 @@
+"""One task of a survey, and the folder in which finished tasks are kept.
+
+A task is one shard of sentences under one model and target word.  Its result, the partial sums of
+every layer, can be added to those of other shards (`add`), so the shards may be computed anywhere.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import save
+
+from helpers.capture import attention_modules, capture_qkv
+from helpers.models import load_model
+from helpers.survey.moments import Moments, merge, moments
+from helpers.text import control_positions, encode, find_token, token_id_of
+
+BATCH_TOKENS = 512  # of one forward pass, padding included: every token of a batch is captured
+SOURCES = ("capture", "models", "moments", "partials")  # the code that a task's numbers depend on
+
+
+# ---- tasks: what a worker does -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard of sentences under one model and target."""
+
+    model: str
+    target: str
+    sentences: tuple = field(repr=False)
+    layers: tuple | None
+    device: str | None
+    key: str
+    """SHA-256 of everything that the result depends on; names the file of its partial sums."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that cannot be done: `whole_model` where no other task of the model can be either."""
+
+    message: str
+    whole_model: bool
+
+
+def add(a, b):
+    """Two partial sums as one.  None is empty; rows `[token, F]` up to F tokens, `Moments` beyond.
+
+    Up to there rows are the smaller of the two, and an exact shuffle is still possible.
+    """
+    if a is None or b is None:
+        return b if a is None else a
+    if not isinstance(a, Moments) and not isinstance(b, Moments) and len(a) + len(b) <= a.shape[1]:
+        return torch.cat([a, b])
+    return merge(*(part if isinstance(part, Moments) else moments(part) for part in (a, b)))
+
+
+_turn = threading.Lock()  # threads of one worker share its model, and the hooks on it
+_loaded = {}
+
+
+def run_task(task):
+    """The partial sums of a task as bytes of a safetensors file, or a `Failure`."""
+    with _turn, one_thread():
+        key = task.model, _device(task.device)
+        try:
+            if key not in _loaded:
+                _loaded.clear()  # one model at a time
+                _loaded[key] = load_model(task.model, device=key[1])
+        except Exception as error:  # noqa: BLE001  the others go on
+            return Failure(f"{type(error).__name__}: {error}", True)
+        try:
+            return _partial_sums(*_loaded[key], task)
+        except Exception as error:  # noqa: BLE001  the others go on
+            return Failure(f"{type(error).__name__}: {error}", False)
+
+
+@contextmanager
+def one_thread():
+    """Sums in one order everywhere: the order depends on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _device(asked):
+    """The GPUs of a machine go round among its workers; on other clusters CUDA_VISIBLE_DEVICES decides."""
+    if asked or not torch.cuda.is_available():
+        return asked
+    from distributed import get_worker
+
+    name = get_worker().name  # 0, 1, ... in a LocalCluster
+    return f"cuda:{name % torch.cuda.device_count() if isinstance(name, int) else 0}"
+
+
+@torch.no_grad()
+def _partial_sums(model, tokenizer, task):
+    token = target_token(tokenizer, task.target)
+    n_layer = len(attention_modules(model))
+    layers = task.layers and tuple(
+        dict.fromkeys(n + n_layer if -n_layer <= n < 0 else n for n in task.layers)
+    )  # -1 once
+    longest = getattr(model.config, "max_position_embeddings", None) or float("inf")
+    ids = tokenizer(list(task.sentences))["input_ids"]
+    usable = [i for i in range(len(ids)) if token in ids[i][1:] and ids[i][0] != token and len(ids[i]) <= longest]
+    sums, waiting, n_waiting = {}, [], 0
+    info = {
+        "provenance": model.provenance,
+        "code": code_version(),
+        "n": len(usable),
+        "n_skipped": len(ids) - len(usable),
+    }
+
+    def flush():  # few long updates: an update costs F x F however few the tokens
+        for condition, batches in zip(("target", "control"), zip(*waiting)):
+            x = torch.cat(batches, dim=1)  # [layer, token, F]
+            for layer, rows in zip(info["layers"], x):
+                rows = rows if len(rows) <= rows.shape[1] else moments(rows)
+                sums[condition, layer] = add(sums.get((condition, layer)), rows)
+        waiting.clear()
+
+    for batch in _batches(usable, [len(tokens) for tokens in ids]):
+        encoded = encode(tokenizer, [task.sentences[i] for i in batch])
+        at = find_token(encoded, token)
+        qkv = capture_qkv(model, encoded, layers=layers)
+        x, row = qkv.joined(), torch.arange(len(batch))  # [layer, sentence, token, F]
+        waiting.append([x[:, row, position] for position in (at, control_positions(encoded, at))])
+        info |= {"layers": qkv.layers, "sizes": qkv.sizes}
+        n_waiting += len(batch)
+        if n_waiting >= x.shape[-1]:
+            flush()
+            n_waiting = 0
+    if waiting:
+        flush()
+    tensors = {}
+    for (condition, layer), part in sums.items():
+        named = {"mean": part.mean, "comoment": part.comoment} if isinstance(part, Moments) else {"rows": part}
+        tensors |= {f"{condition}.{layer}.{name}": value.cpu().contiguous() for name, value in named.items()}
+    return save(tensors, metadata={"survey": json.dumps(info)})
+
+
+def _batches(usable, lengths):
+    """Lists of sentences of similar length, so that little is padding."""
+    batch = []
+    for i in sorted(usable, key=lambda i: lengths[i]):
+        if batch and (len(batch) + 1) * lengths[i] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def target_token(tokenizer, word):
+    """Id of the one token that `word` is after another word, with its space where that is part of the token."""
+    before, with_word = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("the", f"the {word}"))
+    if with_word[:-1] == before:
+        return with_word[-1]
+    return token_id_of(tokenizer, f" {word}")  # says which pieces it is
+
+
+def code_version():
+    """Hash of what a task's numbers depend on besides its inputs."""
+    sources = [resources.files("helpers").joinpath(f"{name}.py").read_text(encoding="utf-8") for name in SOURCES]
+    return short_hash(torch.__version__, transformers.__version__, *sources)
+
+
+def short_hash(*parts):
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+# ---- the store of finished tasks -----------------------------------------------------------------
+
+
+class Store:
+    """A folder with one file a finished task, `<task key>-<hash of the content>.safetensors`."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.files = {}
+
+    def find(self, keys):
+        """Look for finished tasks; a file whose content is not what its name says is thrown away."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            key, _, checksum = path.stem.partition("-")
+            if key not in keys:
+                continue
+            with path.open("rb") as file:
+                intact = hashlib.file_digest(file, "sha256").hexdigest()[:32] == checksum
+            if intact:
+                self.files[key] = path
+            else:
+                path.unlink()
+        for leftover in self.folder.glob("*.tmp"):  # of a program that was killed
+            leftover.unlink()
+
+    def put(self, key, content):
+        path = self.folder / f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+        path.with_suffix(".tmp").write_bytes(content)
+        os.replace(path.with_suffix(".tmp"), path)
+        self.files[key] = path
+
+    def info(self, key):
+        with safe_open(self.files[key], framework="pt") as file:
+            return json.loads(file.metadata()["survey"])
+
+    def partial(self, key, condition, layer):
+        """Partial sums of one condition and layer, None where the task met no target."""
+        with safe_open(self.files[key], framework="pt") as file:
+            names, name = set(file.keys()), f"{condition}.{layer}"
+            if f"{name}.rows" in names:
+                return file.get_tensor(f"{name}.rows")
+            if f"{name}.mean" not in names:
+                return None
+            n = json.loads(file.metadata()["survey"])["n"]
+            return Moments(n, file.get_tensor(f"{name}.mean"), file.get_tensor(f"{name}.comoment"))

@@ -1,0 +1,1 @@
+"""Labels, figures, sliders and exercise checks of the notebooks."""

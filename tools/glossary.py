@@ -1,0 +1,300 @@
+"""The glossary: its tables in docs/glossary*.md, and where a Vietnamese text does not keep to it.
+
+    python -m tools.glossary            write the tables of both pages out of docs/glossary.yml
+    python -m tools.glossary --check    write nothing; list what is wrong with the pages and the texts, if anything
+
+Looked at: the Vietnamese cells of notebooks/source (beside their English partners), every *.vi.md, and
+every Vietnamese string of the code (the cells, `helpers`).
+"""
+
+import argparse
+import ast
+import functools
+import re
+import sys
+import unicodedata
+from pathlib import Path
+
+import jupytext
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = ROOT / "docs"
+DATA = HERE / "glossary.yml"
+PAGES = {"en": HERE / "glossary.md", "vi": HERE / "glossary.vi.md"}
+MARKS = "<!-- terms: begin -->", "<!-- terms: end -->"
+NEEDED = {"en": str, "vi": str, "note_en": str, "note_vi": str}
+OPTIONAL = {"also_en": list, "also_vi": list, "avoid": list, "everyday": bool, "first": bool}
+WORDS = {  # headings of the table, and what stands before the words of `avoid`
+    "en": ("English", "Vietnamese", "meaning", "Not"),
+    "vi": ("tiếng Việt", "tiếng Anh", "nghĩa", "Không viết"),
+}
+# Where no prose is: code, mathematics, targets of links, HTML, and the words that a glossary entry warns of.
+NOT_PROSE = re.compile(
+    r"```.*?```|~~~.*?~~~|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$|(?<=\])\([^)\n]*\)|<[^>\n]*>|https?://\S+|Không viết: [^|]*",
+    re.DOTALL,
+)
+GLOSS = re.compile(r"\((?P<english>[a-z][A-Za-z -]*)(?:, [A-Za-z]+)?\)|\((?P<capitals>[A-Z]\w*)\)")
+# A letter that only Vietnamese has: a string with one is Vietnamese.
+VIETNAMESE = re.compile(r"[ăâđêôơưàãáèéìĩíòõóùũúýẠ-ỹ]", re.IGNORECASE)
+# The tone of an open syllable stands on its first vowel: hóa, khỏe, tùy (quý and loại are no such syllables).
+TONE = re.compile(r"\b\w*(?:o[àảãáạèẻẽéẹ]|(?<!q)u[ỳỷỹýỵ])\b", re.IGNORECASE)
+
+
+def load(path=DATA):
+    """The data of the glossary, checked.
+
+    Raises:
+        ValueError: something is missing, unknown, there twice or not in composed characters (NFC).
+    """
+    text = path.read_text(encoding="utf-8")
+    if not unicodedata.is_normalized("NFC", text):
+        raise ValueError(f"{path.name}: holds decomposed characters: save it in NFC")
+    data = yaml.safe_load(text)
+    seen = set()
+    for term in terms(data):
+        name = f"{path.name}, {term.get('en', term)!r}"
+        missing, unknown = NEEDED.keys() - term.keys(), term.keys() - NEEDED.keys() - OPTIONAL.keys()
+        if missing or unknown:
+            raise ValueError(f"{name}: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        wrong = [key for key, kind in (NEEDED | OPTIONAL).items() if key in term and not isinstance(term[key], kind)]
+        if wrong:
+            raise ValueError(f"{name}: {wrong} should be {[(NEEDED | OPTIONAL)[key].__name__ for key in wrong]}")
+        again = seen.intersection(names(term, "en"))
+        if again:
+            raise ValueError(f"{name}: {sorted(again)} stands in another entry already: one term, one translation")
+        seen.update(names(term, "en"))
+    return data
+
+
+def terms(data):
+    return [term for group in data["groups"] for term in group["terms"]]
+
+
+def names(term, language):
+    """Every name of a term in a language, in small letters."""
+    return [name.casefold() for name in (term[language], *term.get(f"also_{language}", ()))]
+
+
+def _avoided(term):
+    """(words, only in notebooks and code) for each entry of `avoid`."""
+    return [
+        (word, False) if isinstance(word, str) else (word["text"], word["in"] == "notebooks")
+        for word in term.get("avoid", ())
+    ]
+
+
+# ---- the pages -----------------------------------------------------------------------------------
+
+
+def tables(data, language):
+    """Markdown: one table for each group of terms."""
+    other = "vi" if language == "en" else "en"
+    first, second, meaning, never = WORDS[language]
+    lines = []
+    for group in data["groups"]:
+        lines += ["", f"## {group[language]}", "", f"| {first} | {second} | {meaning} |", "| --- | --- | --- |"]
+        for term in group["terms"]:
+            note = term[f"note_{language}"]
+            words = ", ".join(f"*{word}*" for word, _ in _avoided(term))
+            if words:
+                note += f" {never}: {words}."
+            cells = (f"**{term[language]}**", term[other], note)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def page(language, data):
+    """The page as it should be: what stands around the marks stays."""
+    text = PAGES[language].read_text(encoding="utf-8")
+    begin, end = MARKS
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{PAGES[language].name}: expected {begin} and then {end}, each once")
+    return f"{text[: text.index(begin)]}{begin}\n{tables(data, language)}\n{text[text.index(end) :]}"
+
+
+# ---- the texts -----------------------------------------------------------------------------------
+
+
+def prose(text):
+    """A Markdown text with a dot for every character that is not prose; lines stay where they are."""
+    return NOT_PROSE.sub(lambda found: re.sub(r"[^\n]", "·", found.group()), text)
+
+
+def strings(code):
+    """(line, text) of every string of Python code that holds a Vietnamese letter, docstrings apart."""
+    tree = ast.parse(code)
+    skipped, found = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            skipped.update(id(part) for part in ast.walk(node) if part is not node)
+            text = "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        else:
+            continue
+        if id(node) not in skipped and VIETNAMESE.search(unicodedata.normalize("NFC", text)):
+            found.append((node.lineno, text))
+    return sorted(found)
+
+
+def texts(root=ROOT):
+    """(where, kind, text) of every Vietnamese text; the kind is "notebooks", "code" or "pages"."""
+    for path in sorted((root / "notebooks" / "source").glob("*.py")):
+        for number, cell in enumerate(jupytext.read(path, fmt="py:percent").cells, start=1):
+            where = f"{path.relative_to(root).as_posix()}, cell {number}"
+            if cell.cell_type == "markdown" and cell.metadata.get("lang") == "vi":
+                yield where, "notebooks", cell.source
+            elif cell.cell_type == "code":
+                code = re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE)
+                yield from ((where, "code", text) for _, text in strings(code))
+    for path in sorted((root / "helpers").glob("*.py")):
+        for line, text in strings(path.read_text(encoding="utf-8")):
+            yield f"helpers/{path.name}, line {line}", "code", text
+    for path in sorted([*root.glob("*.vi.md"), *(root / "docs").rglob("*.vi.md")]):
+        yield path.relative_to(root).as_posix(), "pages", path.read_text(encoding="utf-8")
+
+
+def _found(pattern, text, where, group=0):
+    """`where` with the line, and what was found there, for each match."""
+    return [
+        (f"{where}, line {1 + text.count(chr(10), 0, found.start(group))}", found) for found in pattern.finditer(text)
+    ]
+
+
+@functools.cache
+def _words(*phrases, ending=""):
+    """Any of some phrases as whole words, on one line or over two; the longest first."""
+    spaced = (r"\s+".join(map(re.escape, phrase.split())) for phrase in sorted(phrases, key=len, reverse=True))
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(spaced)}){ending}(?!\w)", re.IGNORECASE)
+
+
+def wrong_words(data, where, kind, text):
+    """What in a text is on the lists `avoid` and `spelling`, or has its tone on the wrong vowel."""
+    rules = {
+        word.casefold(): f"the glossary has {term['vi']!r} for {term['en']}"
+        for term in terms(data)
+        for word, notebooks_only in _avoided(term)
+        if kind != "pages" or not notebooks_only
+    }
+    rules |= {word: f"write {row['write']}: {row['example']}" for row in data["spelling"] for word in row["never"]}
+    text, problems = prose(text), []
+    for at, found in _found(_words(*rules), text, where):
+        word = " ".join(found.group().split()).casefold()
+        problems.append(f"{at}: {word!r}: {rules[word]}")
+    return problems + [
+        f"{at}: {found.group()!r}: the tone stands on the first vowel (hóa, tùy)"
+        for at, found in _found(TONE, text, where)
+    ]
+
+
+def wrong_glosses(data, where, kind, text):
+    """English in brackets after another Vietnamese term than the glossary's, as in "lần chạy xuôi (forward pass)".
+
+    In a notebook, English in brackets that the glossary does not know is wrong too.
+    """
+    known = {name: term for term in terms(data) for name in names(term, "en")}
+    text, problems = prose(text), []
+    for at, found in _found(GLOSS, text, where):
+        english = found["english"] or found["capitals"]
+        before = " ".join(text[max(0, found.start() - 100) : found.start()].split()).strip("*_ ")
+        term = known.get(english.casefold())
+        if term is None:
+            if kind == "notebooks" and found["english"]:
+                problems.append(f"{at}: ({english}) is not in docs/glossary.yml")
+        elif term["vi"] != term["en"] and not before.casefold().endswith(tuple(names(term, "vi"))):
+            words = " ".join(before.split()[-5:])
+            problems.append(f"{at}: '… {words} ({english})': the glossary has {term['vi']!r}")
+    return problems
+
+
+def pairs(root=ROOT):
+    """(where, Vietnamese text, English text) of every pair of cells, and of every label."""
+    for path in sorted((root / "notebooks" / "source").glob("*.py")):
+        cells = [cell for cell in jupytext.read(path, fmt="py:percent").cells if cell.cell_type == "markdown"]
+        of = {language: [cell.source for cell in cells if cell.metadata.get("lang") == language] for language in PAGES}
+        for number, (vi, en) in enumerate(zip(of["vi"], of["en"], strict=True), start=1):
+            yield f"{path.relative_to(root).as_posix()}, text {number}", vi, en
+    tree = ast.parse((root / "helpers" / "teaching" / "labels.py").read_text(encoding="utf-8"))
+    labels = next(node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "LABELS")
+    for key, (vi, en) in ast.literal_eval(labels).items():  # read, not imported: that would load torch
+        yield f"helpers/teaching/labels.py, label {key!r}", vi, en
+
+
+def missing_terms(data, where, vi, en):
+    """Terms that the English text uses, and its Vietnamese partner does not under any name of theirs."""
+    vi, en = prose(vi), re.split(r"^## References", prose(en), flags=re.MULTILINE)[0]
+    missing = []
+    for term in sorted(terms(data), key=lambda term: -len(term["en"])):  # "early layer" before "layer"
+        for name in names(term, "en"):
+            en, times = _words(name, ending="(?:s|es)?").subn("·", en)
+            if times and not term.get("everyday") and not any(_words(known).search(vi) for known in names(term, "vi")):
+                missing.append(f"{where}: {name!r} in English, but no {term['vi']!r} in Vietnamese")
+    return missing
+
+
+def _runs_over(pattern, text, use):
+    """Whether a word of the pattern begins within `use`, after its first letter, and ends behind it."""
+    starts = range(use.start() + 1, use.end())
+    return any(found.end() > use.end() for found in (pattern.match(text, start) for start in starts) if found)
+
+
+def missing_glosses(data, where, text):
+    """Terms that a Vietnamese notebook uses for the first time without the English name in brackets near them."""
+    text = " ".join(re.sub(r"^#.*$", "", prose(text), flags=re.MULTILINE).split())  # a heading is too short for it
+    missing = []
+    others = _words(*(term["vi"] for term in terms(data)))
+    for term in sorted(terms(data), key=lambda term: -len(term["vi"])):  # "tầng nông" before "tầng"
+        uses = _words(term["vi"]).finditer(text)  # "trừ trung bình chung" is no use of "trừ trung bình"
+        found = next((use for use in uses if not _runs_over(others, text, use)), None)
+        if found and term.get("first"):
+            near = text[max(0, found.start() - 30) : found.end() + 45].casefold()
+            if not any(re.search(rf"\([^()]*\b{re.escape(name)}\b", near) for name in names(term, "en")):
+                missing.append(f"{where}: the first {term['vi']!r} lacks ({term['en']}): '{near}'")
+    return missing
+
+
+def notebooks(root=ROOT):
+    """(name, all Vietnamese text) of every notebook."""
+    for path in sorted((root / "notebooks" / "source").glob("*.py")):
+        cells = jupytext.read(path, fmt="py:percent").cells
+        yield path.stem, "\n".join(cell.source for cell in cells if cell.metadata.get("lang") == "vi")
+
+
+def problems_of(data, where, kind, text):
+    """What is wrong with one Vietnamese text, one line each."""
+    if not unicodedata.is_normalized("NFC", text):
+        return [f"{where}: holds decomposed characters: save it in NFC"]
+    found = wrong_words(data, where, kind, text) + wrong_glosses(data, where, kind, text)
+    allowed = [row for row in data["exceptions"] if where.startswith(row["in"])]
+    return [line for line in found if not any(repr(row["text"]) in line for row in allowed)]
+
+
+def problems(data):
+    """Everything: pages that are not what the data gives, and texts that do not keep to the glossary."""
+    found = [
+        f"docs/{path.name}: is not what glossary.yml gives: run python -m tools.glossary"
+        for language, path in PAGES.items()
+        if path.read_text(encoding="utf-8") != page(language, data)
+    ]
+    found += [line for item in texts() for line in problems_of(data, *item)]
+    found += [line for pair in pairs() for line in missing_terms(data, *pair)]
+    return found + [line for notebook in notebooks() for line in missing_glosses(data, *notebook)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, list what is wrong")
+    arguments = parser.parse_args()
+    data = load()
+    if not arguments.check:
+        for language, path in PAGES.items():
+            path.write_text(page(language, data), encoding="utf-8")
+        return
+    found = problems(data)
+    print("\n".join(found) or "pages and texts keep to the glossary")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

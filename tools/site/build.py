@@ -1,0 +1,236 @@
+"""Build the site in both languages out of the stored notebooks and docs/, with a search index for each.
+
+    python -m tools.site.build              into build/site/
+    python -m tools.site.build FOLDER
+
+Nothing is executed and nothing is fetched.  Every docs/NAME.md with its docs/NAME.vi.md is a page, and
+every stored notebook; their links, written for the repository, are turned into links of the site.
+"""
+
+import argparse
+import base64
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+from bs4 import BeautifulSoup
+
+from tools.course import on_colab, read_address
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LANGUAGES = ("vi", "en")
+# The navigation: a caption in both languages, and what stands under it.  The notebooks come first; a page that
+# is not named here comes last.
+NAVIGATION = (
+    ("Giảng dạy", "Teaching", ("teaching", "classroom")),
+    ("Số đo", "Measurements", ("performance", "scale")),
+    ("Tra cứu", "Reference", ("source", "glossary", "references", "api", "contributing")),
+)
+# Folded cells by tag: what to click on, closed and open.
+FOLDED = {
+    "solution": {"vi": ("Xem lời giải", "Gập lời giải"), "en": ("Show the solution", "Hide the solution")},
+    "setup": {"vi": ("Xem ô chuẩn bị", "Gập ô chuẩn bị"), "en": ("Show the set-up cell", "Hide the set-up cell")},
+}
+WIDE = 600  # pixels: a figure with several panels
+CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
+LINK = re.compile(r"\]\(([^()\s]+)\)")
+
+
+class SiteError(Exception):
+    """Something in the repository cannot become a site; the message says what to do."""
+
+
+def find_pages():
+    """{language: {file in the repository: name of the page}}; a page has the same name in both languages."""
+    pages = {language: {} for language in LANGUAGES}
+    for path in sorted([*(ROOT / "docs").glob("*.md"), *HERE.glob("*.md"), *ROOT.glob("CONTRIBUTING*.md")]):
+        name = path.name.removesuffix(".md")
+        pages["vi" if name.endswith(".vi") else "en"][path] = name.removesuffix(".vi").lower()
+    for language in LANGUAGES:
+        notebooks = sorted((ROOT / "notebooks" / language).glob("[0-9][0-9]_*.ipynb"))
+        pages[language] |= {path: path.stem for path in notebooks}
+    alone = set(pages["vi"].values()) ^ set(pages["en"].values())
+    if alone:
+        raise SiteError(
+            f"in one language only: {', '.join(sorted(alone))}. A page needs docs/NAME.md and docs/NAME.vi.md, "
+            "a notebook one file in notebooks/vi and one in notebooks/en (make build)"
+        )
+    return pages
+
+
+def relink(text, page, language, pages, tree):
+    """Markdown of the file `page` with its links into the repository turned into links of the site."""
+
+    def link(match):
+        target, _, anchor = match[1].partition("#")
+        path = (page.parent / unquote(target)).resolve()
+        if not target or ":" in target or not path.exists() or not path.is_relative_to(ROOT):
+            return match[0]
+        place = path.relative_to(ROOT).as_posix()
+        if path in pages[language]:
+            return f"]({pages[language][path]}{path.suffix}{'#' * bool(anchor)}{anchor})"
+        for other in LANGUAGES:
+            if path in pages[other]:
+                return f"](site:{other}/{pages[other][path]}.html)"
+        if path.is_dir() or path.name.startswith("README"):
+            return f"](repo:{place})"
+        copy = tree / "files" / place  # a picture, or a file to download
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        return f"](files/{place})"
+
+    parts = CODE.split(text)
+    parts[::2] = [LINK.sub(link, part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def page_text(path, language):
+    """Text of a page without the line that links to the other language: the site has a switch of its own."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    stem = path.name.removesuffix(".md").removesuffix(".vi")
+    if len(lines) > 2 and f"({stem}.{'vi.' * (language == 'en')}md)" in lines[2]:
+        del lines[2]
+    return "\n".join(lines) + "\n"
+
+
+def notebook_for_the_site(path, language, relinked):
+    """A stored notebook without its lines of links (the site has its own), solutions and set-up folded."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if not cell.id.startswith("links-")]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = relinked(cell.source)
+            continue
+        tags = cell.metadata.get("tags", [])
+        settings = {}
+        for tag in FOLDED.keys() & set(tags):
+            cell.metadata["tags"] = [*tags, "hide-input"]
+            settings["code_prompt_show"], settings["code_prompt_hide"] = FOLDED[tag][language]
+        figures = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+        if any(width(figure) > WIDE for figure in figures):
+            settings["image"] = {"classes": "wide"}  # site.css does not shrink it below what can be read
+        if settings:
+            cell.metadata["mystnb"] = settings
+    return notebook
+
+
+def width(png):
+    """Pixels across, from the header of a PNG in base64."""
+    return int.from_bytes(base64.b64decode(png[:32])[16:20])
+
+
+def contents(language, pages):
+    """The table of contents at the end of the first page; the navigation is made of it."""
+    notebooks = [name for path, name in pages[language].items() if path.suffix == ".ipynb"]
+    known = {name for *_, names in NAVIGATION for name in names}
+    rest = [name for name in pages[language].values() if name not in {"index", *notebooks} | known]
+    groups = [("Các bài", "Notebooks", notebooks), *NAVIGATION[:-1]]
+    groups.append((*NAVIGATION[-1][:2], [*NAVIGATION[-1][2], *rest]))
+    text = ""
+    for vi, en, names in groups:
+        there = [name for name in names if name in pages[language].values()]
+        if there:
+            text += f"\n```{{toctree}}\n:hidden:\n:caption: {vi if language == 'vi' else en}\n\n"
+            text += "\n".join(there) + "\n```\n"
+    return text
+
+
+def assemble(language, pages, tree):
+    """All pages of one language side by side in the folder `tree`, as Sphinx reads them."""
+    tree.mkdir(parents=True)
+    shutil.copytree(HERE / "locale", tree / "locale")
+    for path, name in pages[language].items():
+
+        def relinked(text, path=path):
+            return relink(text, path, language, pages, tree)
+
+        if path.suffix == ".ipynb":
+            nbformat.write(notebook_for_the_site(path, language, relinked), tree / f"{name}.ipynb")
+            continue
+        text = relinked(page_text(path, language))
+        if name == "index":
+            text += contents(language, pages)
+        (tree / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def index_for_search(folder):
+    """Pagefind's index of the pages in `folder`, put beside them.
+
+    Pagefind finds ộ by o, but not đ by d, since Unicode does not take đ apart.  So it reads copies in which each
+    paragraph carries its words with đ once more, with d and behind an invisible sign by which site.js leaves them
+    out of what is shown.
+    """
+    with tempfile.TemporaryDirectory() as copies:
+        for path in folder.glob("*.html"):
+            page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+            for block in page.select("[data-pagefind-body] :is(p, li, td, th, dt, h1, h2, h3, h4)"):
+                own = "" if block.select_one("p, li, td") else block.get_text()
+                words = {"\u2063" + word.lower().replace("đ", "d") for word in re.findall(r"\w*[đĐ]\w*", own)}
+                if words:
+                    block["data-pagefind-index-attrs"], block["data-with-d"] = "data-with-d", " ".join(sorted(words))
+            Path(copies, path.name).write_text(str(page), encoding="utf-8")
+        options = ["--site", copies, "--output-path", folder / "pagefind", "--exclude-selectors", ".headerlink"]
+        subprocess.run([sys.executable, "-m", "pagefind", *options, "--keep-index-url", "--silent"], check=True)
+
+
+def where_published():
+    """Sphinx's options for what templates/page.html and extension.py link to; empty while [tool.qkv] has no address."""
+    try:
+        address = read_address()
+    except ValueError as error:
+        raise SiteError(str(error)) from None
+    known = {kind: f"{address.repository}/{kind}/{address.branch}" for kind in ("tree", "blob")}
+    known["colab"] = on_colab(address, "")
+    return [f"-A{name}={value if address.repository else ''}" for name, value in known.items()]
+
+
+def build(folder):
+    """Write the site into `folder`; what was there before is removed."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "vi").is_dir():
+        raise SiteError(f"{folder} holds something else than a site: name an empty folder")
+    pages, published = find_pages(), where_published()
+    with tempfile.TemporaryDirectory() as temporary:
+        builds = {}
+        for language in LANGUAGES:
+            here = Path(temporary) / language
+            assemble(language, pages, here / "pages")
+            options = ["-q", "-W", "--keep-going", "-c", HERE, "-t", language, "-d", here / "doctrees", *published]
+            command = [sys.executable, "-m", "sphinx", "-b", "html", *options, here / "pages", here / "html"]
+            builds[language] = subprocess.Popen(command)
+        failed = [language for language, process in builds.items() if process.wait()]
+        if failed:
+            raise SiteError(f"Sphinx found something wrong ({', '.join(failed)}): see the warnings above")
+        shutil.rmtree(folder, ignore_errors=True)
+        for language in LANGUAGES:
+            shutil.copytree(Path(temporary) / language / "html", folder / language)
+    for language in LANGUAGES:
+        for path in pages[language]:
+            if path.suffix == ".ipynb":
+                shutil.copyfile(path, folder / language / path.name)
+        index_for_search(folder / language)
+    shutil.copyfile(HERE / "front.html", folder / "index.html")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "site")
+    folder = parser.parse_args().folder
+    start = time.monotonic()
+    try:
+        build(folder)
+    except SiteError as error:
+        sys.exit(str(error))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{folder}: {size / 1e6:.1f} MB in {time.monotonic() - start:.0f} s")
+    print(f"look at it:  {Path(sys.executable).name} -m http.server -d {folder} --bind 127.0.0.1 8000")
+
+
+if __name__ == "__main__":
+    main()
