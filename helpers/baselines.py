@@ -9,12 +9,12 @@ from scipy import stats
 
 
 def shuffle_entries(x, generator):
-    """Move every entry of `x` to a random place, anywhere in its `[token, feature]` matrix.
+    """Move every entry of `x` to a random place, anywhere in its `[sample, feature]` matrix.
 
     Destroys the pairing of the tokens and also each feature's own mean and variance.
 
     Args:
-        x: `[..., token, feature]`; each leading index is shuffled on its own.
+        x: `[..., sample, feature]`; each leading index is shuffled on its own.
         generator: a `torch.Generator`; the result depends on nothing else.
 
     Returns:
@@ -52,7 +52,7 @@ def _check_shuffle(x, generator):
             "and the same result each time"
         )
     if x.ndim < 2:
-        raise ValueError(f"expected x [..., token, feature], got {tuple(x.shape)}: stack the occurrences first")
+        raise ValueError(f"expected x [..., sample, feature], got {tuple(x.shape)}: stack the occurrences first")
 
 
 def _random_order(shape, dim, generator):

@@ -30,7 +30,7 @@ CONSTANT_HALF = 1  # the same for float16 and bfloat16, where eps is so coarse t
 class _Features:
     """Per-feature quantities; `...` = leading dimensions of x."""
 
-    z: torch.Tensor  # [..., token, F] centred, unit norm over tokens, in the dtype of the product
+    z: torch.Tensor  # [..., sample, F] centred, unit norm over tokens, in the dtype of the product
     a: torch.Tensor  # [..., F] std / rms
     b: torch.Tensor  # [..., F] mean / rms
     constant: torch.Tensor  # [..., F] bool: no correlation
@@ -38,14 +38,14 @@ class _Features:
 
 
 def _check(x, measures):
-    """`x` as a floating tensor `[..., token, feature]` that the measures can be taken of, or an error."""
+    """`x` as a floating tensor `[..., sample, feature]` that the measures can be taken of, or an error."""
     if not isinstance(x, torch.Tensor):
-        raise TypeError(f"expected a torch.Tensor [..., token, feature], got {type(x).__name__}: torch.as_tensor(x)")
+        raise TypeError(f"expected a torch.Tensor [..., sample, feature], got {type(x).__name__}: torch.as_tensor(x)")
     if x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"expected real numbers, got {x.dtype}")
     if x.ndim < 2 or 0 in x.shape:
         raise ValueError(
-            f"expected x [..., token, feature] with at least one of each, got {tuple(x.shape)}: "
+            f"expected x [..., sample, feature] with at least one of each, got {tuple(x.shape)}: "
             "stack one vector per token occurrence, e.g. capture_qkv(..., positions=positions).joined()[0]"
         )
     if not x.is_floating_point():
@@ -88,7 +88,7 @@ def _features(x):
         x64 = torch.ldexp(x64, -torch.frexp(largest).exponent)
     n = x.shape[-2]
     mean = x64.mean(dim=-2)  # [..., F]
-    centred = x64 - mean.unsqueeze(-2)  # [..., token, F]
+    centred = x64 - mean.unsqueeze(-2)  # [..., sample, F]
     mean = mean + centred.mean(dim=-2)  # second pass: what rounding left
     centred = x64 - mean.unsqueeze(-2)
     norm = torch.linalg.vector_norm(centred, dim=-2)  # [..., F] = std * sqrt(n)
@@ -121,7 +121,7 @@ def cosine_similarity(x):
     s_ij = sum_t x_ti x_tj / (|x_i| |x_j|).  It keeps each feature's mean.
 
     Args:
-        x: `[..., token, F]`, any real dtype; integers are cast to float64.
+        x: `[..., sample, F]`, any real dtype; integers are cast to float64.
 
     Returns:
         `[..., F, F]` in [-1, 1], float64 for float64 and integers, else float32.
@@ -135,7 +135,7 @@ def cosine_similarity(x):
     """
     f = _features(_check(x, ("cosine",)))
     offset = f.b.unsqueeze(-1) * f.b.unsqueeze(-2)  # [..., F, F]
-    variation = f.z * f.a.unsqueeze(-2)  # [..., token, F]
+    variation = f.z * f.a.unsqueeze(-2)  # [..., sample, F]
     with full_precision(x.device):
         return _matrix(variation.mT @ variation + offset, f.zero)
 
@@ -146,7 +146,7 @@ def pearson_correlation(x):
     r_ij = the cosine similarity after each feature's mean is subtracted.
 
     Args:
-        x: `[..., token, F]` with at least two tokens, any real dtype; integers are cast to float64.
+        x: `[..., sample, F]` with at least two tokens, any real dtype; integers are cast to float64.
 
     Returns:
         `[..., F, F]` in [-1, 1], float64 for float64 and integers, else float32.  Rows and columns
@@ -191,7 +191,7 @@ class BlockHistograms:
     measure: str
     blocks: dict
     edges: torch.Tensor
-    n_tokens: int
+    n_samples: int
     threshold: float
 
     def __getitem__(self, block):
@@ -206,7 +206,7 @@ def block_histograms(x, sizes, *, measures=MEASURES, bins=100, threshold=0.9):
     """Histograms of the similarities between features, block by block, without the F x F matrix.
 
     Args:
-        x: `[..., token, F]`, features ordered Q, K, V; float16 to float64, CPU or CUDA; integers
+        x: `[..., sample, F]`, features ordered Q, K, V; float16 to float64, CPU or CUDA; integers
             are cast to float64.  Each leading index (layer, say) is treated on its own.
         sizes: features of Q, K and V, adding up to F.
         measures: "cosine", "correlation" or both; both cost one product.
@@ -236,7 +236,7 @@ def block_histograms(x, sizes, *, measures=MEASURES, bins=100, threshold=0.9):
     bins = int(bins)
     x = _check(x, measures)
     sizes = check_sizes(sizes, x.shape[-1])
-    flat = x.reshape(-1, *x.shape[-2:])  # [layer, token, F]
+    flat = x.reshape(-1, *x.shape[-2:])  # [layer, sample, F]
     kernel = kernel_for(x, bins)
     if kernel == "torch":
         sums = _torch_sums(flat, sizes, measures, bins, threshold)
@@ -274,7 +274,7 @@ def _histograms(sums, x, sizes, measures, bins, threshold):
 
 
 def _compiled_sums(kernel, x, sizes, measures, bins, threshold):
-    """`[layer, token, F]` through a compiled kernel, as `_torch_sums` returns it."""
+    """`[layer, sample, F]` through a compiled kernel, as `_torch_sums` returns it."""
     if kernel == "numba":
         from helpers.kernels.cpu import layer_sums
     else:
@@ -287,7 +287,7 @@ def _compiled_sums(kernel, x, sizes, measures, bins, threshold):
 
 
 def _torch_sums(x, sizes, measures, bins, threshold):
-    """`[layer, token, F]` -> counts `[measure, block, layer, bins]` and mean, std, share above `[measure, block, layer]`."""
+    """`[layer, sample, F]` -> counts `[measure, block, layer, bins]` and mean, std, share above `[measure, block, layer]`."""
     with full_precision(x.device):
         layers = [_layer_sums(layer, sizes, measures, bins, threshold) for layer in x]
     rows = [[[layer[measure, block] for layer in layers] for block in BLOCKS] for measure in measures]
@@ -314,7 +314,7 @@ class _Sums:
 
 
 def _layer_sums(x, sizes, measures, bins, threshold):
-    """One layer `[token, F]` -> `{(measure, block): _Sums}`."""
+    """One layer `[sample, F]` -> `{(measure, block): _Sums}`."""
     f = _features(x)
     undefined = {"cosine": f.zero, "correlation": f.constant}
     sums = {(measure, block): _Sums(bins, x.device) for measure in measures for block in BLOCKS}

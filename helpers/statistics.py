@@ -122,7 +122,7 @@ def jackknife(x, statistic, *, level=0.95):
     Source: Efron and Stein, The jackknife estimate of variance, Annals of Statistics 9(3), 1981.
 
     Args:
-        x: `[..., token, feature]`.
+        x: `[..., sample, feature]`.
         statistic: function of such a tensor, returns a number or a tensor.
         level: of the interval.
 

@@ -102,7 +102,7 @@ TEST = """\
 {needs}from contextlib import redirect_stderr
 from io import StringIO
 
-from helpers.teaching.checks import verdict
+from helpers.teaching.checks import grade
 
 {hide}
 from contextlib import suppress
@@ -110,7 +110,7 @@ from contextlib import suppress
 {undefined}
 {show}
 with redirect_stderr(StringIO()):  # nbgrader takes whatever stands there for a failure
-    right, hint = verdict({judged})
+    right, hint = grade({judged})
 {hide}
 if not right:  # it was judged: what comes further down must not suffer from it
     answered.add("{number}")
@@ -215,7 +215,7 @@ class Ledger:
 
     def exercise(self, asked, answer):
         """Take note of the names that the reference answer to an exercise binds."""
-        for name in names(answer)[1] | {"right", "hint", "verdict"}:  # the last are the test's
+        for name in names(answer)[1] | {"right", "hint", "grade"}:  # the last are the test's
             if name in asked.answers:
                 self.needs[name] = {asked.number}
             else:

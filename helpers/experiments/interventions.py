@@ -283,7 +283,7 @@ def score_by_distance(q, c, real, d_head):
 
     Args:
         q: queries after the rotary step, `[sentence, token, feature]`.
-        c: the constant as a key of each position, after the rotary step, `[token, feature]`.
+        c: the constant as a key of each position, after the rotary step, `[sample, feature]`.
         real: bool `[sentence, token]`; distances go up to half of the shortest sentence.
         d_head: features per head.
 

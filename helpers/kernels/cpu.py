@@ -39,7 +39,7 @@ _LANES = {"reassoc", "contract", "nsz"}  # lets a sum run in vector lanes
 def _standardise(x, columns, limit, y, panel_step, token_step, f, sums, first, last):
     """Fill panels `first` to `last` of one layer; moments in float64, the mean first, then what is around it.
 
-    x: float32 `[token, F]`; columns: int64 `[panel, 2]`, first column and number of columns.
+    x: float32 `[sample, F]`; columns: int64 `[panel, 2]`, first column and number of columns.
     y: float32, flat: panel p, token t, column j at p * panel_step + t * token_step + j.
     f: four float32 `[panel * WIDTH]`: b, 1 / a (0 where constant), not zero, not constant.
     sums: float64 `[panel, 2, token]`: sum over features of x / |x| and of (x - mean) / |x - mean|.
@@ -279,7 +279,7 @@ def layer_sums(x, sizes, limit, bins, threshold, n_threads=None):
     """Histograms and moments of every block of some layers.
 
     Args:
-        x: torch tensor `[layer, token, F]` on the CPU, finite, float32 or shorter.
+        x: torch tensor `[layer, sample, F]` on the CPU, finite, float32 or shorter.
         sizes: features of Q, K and V.
         limit: a feature is constant up to a standard deviation of limit * rms.
         bins: at most 128: the joint table has bins * bins cells and should stay in the cache.  threshold: as in `block_histograms`.

@@ -34,7 +34,7 @@ def _bin_tiles(
 ):  # fmt: skip
     """One tile of one layer.
 
-    y: float32 `[layer, token, F]`; features: float32 `[layer, 4, F]`: b, 1 / a, not zero, not constant.
+    y: float32 `[layer, sample, F]`; features: float32 `[layer, 4, F]`: b, 1 / a, not zero, not constant.
     means: float32 `[layer, block, measure]`; tiles: int32 `[tile, 5]`: rows from, to, columns from, to, block.
     counts: int32 `[layer, block, measure, ROOM]`, counted up, the last cell takes what is no defined pair;
     sums: float32 `[layer, tile, 4]`: squares around the mean and numbers above, cosine and correlation.
@@ -103,7 +103,7 @@ def _tiles(sizes, device):
 def layer_sums(x, sizes, limit, bins, threshold):
     """Histograms and moments of every block of some layers, as `helpers.kernels.cpu.layer_sums` gives them.
 
-    x: `[layer, token, F]`, float32 or shorter, on the GPU.  Returns tensors on the same device.
+    x: `[layer, sample, F]`, float32 or shorter, on the GPU.  Returns tensors on the same device.
     """
     group = max(1, GROUP_BYTES // (4 * x.shape[1] * x.shape[2]))
     found = [_group_sums(part, tuple(sizes), bins, threshold) for part in x.split(group)]
@@ -114,7 +114,7 @@ def _group_sums(x, sizes, bins, threshold):
     n_layers, n, n_features = x.shape
     f = _features(x)
     defined = torch.stack([~f.zero, ~f.constant], dim=1)  # [layer, measure, F]
-    y = f.z * f.a.unsqueeze(-2)  # [layer, token, F]
+    y = f.z * f.a.unsqueeze(-2)  # [layer, sample, F]
     inverse = torch.where(f.constant, 0, 1 / f.a)
     features = torch.cat([torch.stack([f.b, inverse], dim=1), defined.float()], dim=1)  # [layer, 4, F]
     means, pairs = _means(f, defined, sizes)  # [layer, block, measure]
@@ -136,7 +136,7 @@ def _group_sums(x, sizes, bins, threshold):
 
 def _means(f, defined, sizes):
     """Means from sums of unit vectors, float64, and numbers of defined pairs, both `[layer, block, measure]`."""
-    z = f.z.double() * defined[:, 1].unsqueeze(-2)  # [layer, token, F], 0 where constant
+    z = f.z.double() * defined[:, 1].unsqueeze(-2)  # [layer, sample, F], 0 where constant
     n = z.shape[-2]
     unit = f.z.double() * f.a.double().unsqueeze(-2) + f.b.double().unsqueeze(-2) / n**0.5  # x / |x|
     total = torch.stack(

@@ -35,7 +35,7 @@ class Moments:
 
 
 def moments(x):
-    """Moments of `x [token, F]`, floating point, with the mean in two passes.
+    """Moments of `x [sample, F]`, floating point, with the mean in two passes.
 
     Raises:
         ValueError: wrong rank, no token, NaN or infinity in `x`.
@@ -45,7 +45,7 @@ def moments(x):
     """
     if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
         raise ValueError(
-            f"expected floating point x [token, feature], got {x.dtype} {tuple(x.shape)}: choose one layer first"
+            f"expected floating point x [sample, feature], got {x.dtype} {tuple(x.shape)}: choose one layer first"
         )
     if not bool(torch.isfinite(x).all()):
         raise ValueError(
@@ -54,7 +54,7 @@ def moments(x):
     x64 = x.to(torch.float64)
     mean = x64.mean(dim=0)  # [F]
     mean = mean + (x64 - mean).mean(dim=0)  # second pass: what rounding left
-    centred = x64 - mean  # [token, F]
+    centred = x64 - mean  # [sample, F]
     return Moments(len(x), mean, centred.mT @ centred, x.dtype)
 
 

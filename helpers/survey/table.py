@@ -5,10 +5,10 @@ Columns of the table, one row a model, target, layer, condition, block and measu
     layer                       int32
     condition                   "target"; "control", the token before it; "entries_shuffled" and
                                 "within_shuffled", the target's features shuffled.  A shuffle needs all
-                                occurrences at once, so these two exist for n_tokens <= features only;
+                                occurrences at once, so these two exist for n_samples <= features only;
                                 beyond, the exact null below stands alone (it is narrow there).
     block, measure              "QQ" ... "KV"; "cosine", "correlation"
-    n_tokens, n_skipped         int64: sentences that count, and that were skipped
+    n_samples, n_skipped         int64: sentences that count, and that were skipped
     n_pairs, n_undefined        int64, as in `BlockHistogram`
     mean, std, share_above      float64, as in `BlockHistogram`; share_above is that of |s| > 0.9
     smile_index, effective_n    float64, see `helpers.statistics`
@@ -81,7 +81,7 @@ def table_rows(tasks, store):
             for block in BLOCKS:
                 for measure in MEASURES:
                     row = {"model": model, "provenance": sources[0][0], "target": target, "layer": layer}
-                    row |= {"condition": condition, "block": block, "measure": measure, "n_tokens": n}
+                    row |= {"condition": condition, "block": block, "measure": measure, "n_samples": n}
                     yield row | {"n_skipped": n_skipped} | _numbers(histograms[measure][block], measure, n)
 
 
@@ -113,7 +113,7 @@ def _schema():
     strings, whole = pa.string(), pa.int64()
     fields = [("model", strings), ("provenance", strings), ("target", strings), ("layer", pa.int32())]
     fields += [(name, strings) for name in ("condition", "block", "measure")]
-    fields += [(name, whole) for name in ("n_tokens", "n_skipped", "n_pairs", "n_undefined")]
+    fields += [(name, whole) for name in ("n_samples", "n_skipped", "n_pairs", "n_undefined")]
     fields += [(name, pa.float64()) for name in ("mean", "std", "share_above", "smile_index", "effective_n")]
     fields += [(name, pa.float64()) for name in ("null_std", "null_share_above", "null_smile_index")]
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "code": code_version()}

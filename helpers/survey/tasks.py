@@ -52,7 +52,7 @@ class Failure:
 
 
 def add(a, b):
-    """Two partial sums as one.  None is empty; rows `[token, F]` up to F tokens, `Moments` beyond.
+    """Two partial sums as one.  None is empty; rows `[sample, F]` up to F tokens, `Moments` beyond.
 
     Up to there rows are the smaller of the two, and an exact shuffle is still possible.
     """
@@ -124,7 +124,7 @@ def _partial_sums(model, tokenizer, task):
 
     def flush():  # few long updates: an update costs F x F however few the tokens
         for condition, batches in zip(("target", "control"), zip(*waiting)):
-            x = torch.cat(batches, dim=1)  # [layer, token, F]
+            x = torch.cat(batches, dim=1)  # [layer, sample, F]
             for layer, rows in zip(info["layers"], x):
                 rows = rows if len(rows) <= rows.shape[1] else moments(rows)
                 sums[condition, layer] = add(sums.get((condition, layer)), rows)

@@ -33,7 +33,7 @@ def check(number, *answers):
     Raises:
         ValueError: no such exercise.
     """
-    right, hint = verdict(number, *answers)
+    right, hint = grade(number, *answers)
     if right:
         _solved.add(number)
     print(f"✓ {number}" if right else f"○ {number} {hint}", "·", progress(number))
@@ -48,7 +48,7 @@ def progress(number):
     return f"{say('bài tập', 'exercises')}: {of_notebook(_solved)}/{of_notebook(EXERCISES)}"
 
 
-def verdict(number, *answers):
+def grade(number, *answers):
     """(right, hint): as `check`, but returned; the hint is None for a right answer."""
     if number not in EXERCISES:
         raise ValueError(f"no exercise {number!r}: expected one of {', '.join(EXERCISES)}")
@@ -229,7 +229,7 @@ def _interleaved_q(interleaved_q):
 
 @_exercise("2.1")
 def _cosine_matrix(cosine_matrix):
-    x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1  # [token, feature]
+    x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1  # [sample, feature]
     answer = _tensor(_result(cosine_matrix, x.clone()), 4, 4)
     numpy_x = x.numpy()
     length = np.sqrt((numpy_x**2).sum(axis=0))
@@ -413,7 +413,7 @@ def _widest_layer(layer, target, control):
 
 @_exercise("5.1")
 def _shuffle_columns(shuffle_columns):
-    x = torch.arange(40.0).view(8, 5)  # [token, feature]
+    x = torch.arange(40.0).view(8, 5)  # [sample, feature]
     given = x.clone()
     answer = _result(shuffle_columns, given, torch.Generator().manual_seed(3))
     if not torch.equal(given, x):
@@ -429,7 +429,7 @@ def _shuffle_columns(shuffle_columns):
             "cùng một hạt giống mà hai lần khác nhau: hãy dùng generator được đưa vào",
             "the same seed gave two results: use the generator that is passed in",
         )
-    order = (answer - x[0]) / 5  # [token, feature]: where each value came from
+    order = (answer - x[0]) / 5  # [sample, feature]: where each value came from
     if all(torch.equal(order[:, 0], order[:, j]) for j in range(5)):
         return (
             "mọi cột dùng chung một hoán vị: sự ghép cặp chưa bị phá",
@@ -455,9 +455,9 @@ def _n_needed(n):
 
 @_exercise("5.3")
 def _flip_sentences(flip_sentences):
-    x = torch.arange(1.0, 121.0).view(40, 3)  # [token, feature]
+    x = torch.arange(1.0, 121.0).view(40, 3)  # [sample, feature]
     answer = _tensor(_result(flip_sentences, x.clone(), torch.Generator().manual_seed(0)), 40, 3)
-    signs = answer / x  # [token, feature]
+    signs = answer / x  # [sample, feature]
     if not torch.equal(signs.abs(), torch.ones_like(signs)):
         return "mỗi giá trị chỉ được giữ nguyên hoặc đổi dấu", "each value may only stay or change its sign"
     if not torch.equal(signs, signs[:, :1].expand(40, 3)):
@@ -473,7 +473,7 @@ def _flip_sentences(flip_sentences):
 @_exercise("6.1")
 def _partial_centre(partial_centre):
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 7, 3, dtype=torch.float64, generator=generator) + 2  # [layer, token, feature]
+    x = torch.randn(2, 7, 3, dtype=torch.float64, generator=generator) + 2  # [layer, sample, feature]
     for a in (0.0, 0.25, 1.0):
         answer = _tensor(_result(partial_centre, x.clone(), a), *x.shape)
         expected = np.stack([layer - a * layer.mean(axis=0) for layer in x.numpy()])
@@ -487,7 +487,7 @@ def _partial_centre(partial_centre):
 
 @_exercise("6.2")
 def _split(split):
-    x = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 2  # [token, feature]
+    x = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 2  # [sample, feature]
     word = torch.tensor([30, 4, 30, 30, 4, 11, 30])
     parts = _result(split, x.clone(), word.clone())
     if not isinstance(parts, (tuple, list)) or len(parts) != 3:
@@ -497,7 +497,7 @@ def _split(split):
         return f"còn thiếu {missing[0]}", f"{missing[0]} is still missing"
     common, own, context = (_tensor(part, *shape).numpy() for part, shape in zip(parts, [(3,), (7, 3), (7, 3)]))
     rows = {w: x.numpy()[word.numpy() == w] for w in (30, 4, 11)}
-    of_word = np.stack([rows[w].mean(axis=0) for w in word.tolist()])  # [token, feature]
+    of_word = np.stack([rows[w].mean(axis=0) for w in word.tolist()])  # [sample, feature]
     if np.allclose(common, np.mean([values.mean(axis=0) for values in rows.values()], axis=0)):
         return (
             "common: mỗi token tính một lần, không phải mỗi từ một lần",
@@ -519,7 +519,7 @@ def _split(split):
 
 @_exercise("6.3")
 def _participation_ratio(participation_ratio):
-    x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1  # [token, feature]
+    x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1  # [sample, feature]
     answer = _number(_result(participation_ratio, x.clone()))
 
     def is_ratio_of(matrix, value):

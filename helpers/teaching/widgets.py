@@ -118,7 +118,7 @@ def offset_explorer(x, offset=2.0):
         raise ValueError("a feature of x is constant, so there is no correlation: choose two features that vary")
 
     def similarities(offsets):
-        shifted = x + torch.as_tensor(offsets, dtype=torch.float64)[:, None, None]  # [offset, token, feature]
+        shifted = x + torch.as_tensor(offsets, dtype=torch.float64)[:, None, None]  # [offset, sample, feature]
         return cosine_similarity(shifted)[:, 0, 1].numpy(), pearson_correlation(shifted)[:, 0, 1].numpy()
 
     figure, (axis,) = _panels()
@@ -233,7 +233,7 @@ def centring_explorer(x, sizes, block="QQ"):
     At a = 1 the cosine is the correlation.
 
     Args:
-        x: `[token, feature]`, one layer, at least three tokens.
+        x: `[sample, feature]`, one layer, at least three tokens.
         sizes: features of Q, K and V, adding up to those of `x`.
         block: a name in `BLOCKS`.
 
@@ -247,7 +247,7 @@ def centring_explorer(x, sizes, block="QQ"):
     x = torch.as_tensor(x).detach().cpu()
     if x.ndim != 2 or x.shape[0] < 3:
         raise ValueError(
-            f"expected x [token, feature] with 3 or more tokens, got {tuple(x.shape)}: "
+            f"expected x [sample, feature] with 3 or more tokens, got {tuple(x.shape)}: "
             "choose one layer, qkv.joined()[layer]"
         )
     sizes = check_sizes(sizes, x.shape[1])
@@ -255,7 +255,7 @@ def centring_explorer(x, sizes, block="QQ"):
         raise ValueError(f"unknown block {block!r}: expected one of {', '.join(BLOCKS)}")
     # of a part that the block does not need one feature is enough
     at = [part if name in block else slice(part.start, part.start + 1) for name, part in part_slices(sizes).items()]
-    x = torch.cat([x[:, part] for part in at], dim=1)  # [token, feature]
+    x = torch.cat([x[:, part] for part in at], dim=1)  # [sample, feature]
     sizes = [size if name in block else 1 for name, size in zip(PARTS, sizes)]
     constant = pearson_correlation(x.T.unsqueeze(-1)).isnan().flatten()  # [feature], each one with itself
     mean = x.double().mean(dim=0)
@@ -264,7 +264,7 @@ def centring_explorer(x, sizes, block="QQ"):
 
     @functools.cache
     def histogram(a):
-        left = (deviation + (1 - a) * mean).to(dtype)  # [token, feature]
+        left = (deviation + (1 - a) * mean).to(dtype)  # [sample, feature]
         return block_histograms(left, sizes, measures="cosine")["cosine"][block]
 
     figure, (axis,) = _panels()
@@ -316,7 +316,7 @@ def layer_explorer(target, control, baseline=None):
         if len(shape) != 2 or (histograms.measure, shape) != (target.measure, wanted):
             raise ValueError(
                 f"{name}: got the {histograms.measure}, counts {shape}; target has the {target.measure}, counts {wanted}; "
-                "expected one measure and counts [layer, bins]: pass block_histograms of x [layer, token, feature]"
+                "expected one measure and counts [layer, bins]: pass block_histograms of x [layer, sample, feature]"
             )
     height = {  # [layer, bins]
         (name, block): densities(given[name][block]).numpy(force=True) for name in given for block in blocks
@@ -326,7 +326,7 @@ def layer_explorer(target, control, baseline=None):
     highest = np.quantile(np.nan_to_num([values.max(-1) for values in height.values()]).max(0), 0.9)
     edges = target.edges.numpy(force=True)
     s = (edges[1:] + edges[:-1]) / 2
-    null = null_density(s, target.n_tokens, target.measure) if baseline is None else np.zeros(1)
+    null = null_density(s, target.n_samples, target.measure) if baseline is None else np.zeros(1)
     top = 1.15 * float(max(highest, null.max()))
     looks = {"control": {"color": "black", "lw": 1.1}, "baseline": {"color": BASELINE, "lw": 1.8, "ls": "--"}}
     figure, axes = _panels(3, width=9.6, height=3.4, bottom=0.27)
@@ -344,7 +344,7 @@ def layer_explorer(target, control, baseline=None):
     axes[0].set_ylabel(label("density"))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=4)
     layer_name, empty, cut = label("layer"), label("no_pairs"), say("bị cắt, cao đến {:.0f}", "cut off, reaches {:.0f}")
-    ending = f"n = {target.n_tokens} {label('sentences')} · {label('smile_index')}"
+    ending = f"n = {target.n_samples} {label('sentences')} · {label('smile_index')}"
 
     def draw(layer):
         for (name, block), line in lines.items():

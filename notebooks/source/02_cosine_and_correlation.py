@@ -89,7 +89,7 @@ $$\cos_{ij}=\frac{\sum_t x_{ti}\,x_{tj}}{\sqrt{\sum_t x_{ti}^2}\sqrt{\sum_t x_{t
 """
 
 # %%
-x = torch.tensor([[1.0, 2.0, 5.0], [2.0, 1.0, 3.0], [3.0, 4.0, 4.0], [4.0, 3.0, 4.0]])  # [token, feature]
+x = torch.tensor([[1.0, 2.0, 5.0], [2.0, 1.0, 3.0], [3.0, 4.0, 4.0], [4.0, 3.0, 4.0]])  # [sample, feature]
 
 dot = length_0 = length_1 = 0.0
 for token in x:
@@ -110,7 +110,7 @@ The loop is for understanding, the matrix product for speed. Divide each column 
 """
 
 # %%
-unit = x / x.norm(dim=0)  # [token, feature], each column of length 1
+unit = x / x.norm(dim=0)  # [sample, feature], each column of length 1
 print((unit.T @ unit).round(decimals=3))
 assert torch.allclose(unit.T @ unit, cosine_similarity(x))
 
@@ -140,7 +140,7 @@ r"""
 So hai bảng: cột 0 và cột 2 có cosine lớn và dương, nhưng hệ số tương quan lại âm. Cosine nói "cả hai cột đều lớn và dương"; tương quan nói "khi cột này tăng thì cột kia có xu hướng giảm". Cả hai đều đúng; chúng trả lời hai câu hỏi khác nhau.
 
 ### Bài tập 2.1
-Viết `cosine_matrix(x)`: nhận `[token, feature]`, trả về ma trận cosine `[feature, feature]`. Không dùng vòng lặp và không gọi `helpers`.
+Viết `cosine_matrix(x)`: nhận `[sample, feature]`, trả về ma trận cosine `[feature, feature]`. Không dùng vòng lặp và không gọi `helpers`.
 
 *Gợi ý:* mục 1 đã có đủ mọi thứ; chú ý độ dài được tính theo trục nào.
 """
@@ -150,7 +150,7 @@ r"""
 Compare the two tables: columns 0 and 2 have a large positive cosine and a negative correlation. The cosine says "both columns are large and positive"; the correlation says "when one rises the other tends to fall". Both are right; they answer different questions.
 
 ### Exercise 2.1
-Write `cosine_matrix(x)`: take `[token, feature]`, return the cosines `[feature, feature]`. No loop, nothing from `helpers`.
+Write `cosine_matrix(x)`: take `[sample, feature]`, return the cosines `[feature, feature]`. No loop, nothing from `helpers`.
 
 *Hint:* section 1 has all you need; mind the axis over which the length is taken.
 """
@@ -167,7 +167,7 @@ check("2.1", cosine_matrix)
 # %% tags=["solution"]
 # @title Lời giải 2.1 · Solution 2.1
 def cosine_matrix(x):
-    unit = x / x.norm(dim=0, keepdim=True)  # [token, feature]
+    unit = x / x.norm(dim=0, keepdim=True)  # [sample, feature]
     return unit.T @ unit  # [feature, feature]
 
 
@@ -196,7 +196,7 @@ pair = torch.randn(54, 2, generator=torch.Generator().manual_seed(2), dtype=torc
 pair = (pair - pair.mean(dim=0)) / pair.std(dim=0, correction=0)  # mean 0, standard deviation 1
 
 offsets = torch.linspace(-5, 5, 201, dtype=torch.float64)
-shifted = pair + offsets[:, None, None]  # [offset, token, feature]
+shifted = pair + offsets[:, None, None]  # [offset, sample, feature]
 curves = {
     "cosine": cosine_similarity(shifted)[:, 0, 1],  # [offset]
     "correlation": pearson_correlation(shifted)[:, 0, 1],
@@ -405,7 +405,7 @@ If a feature has the *same value* at every token, its standard deviation is 0: t
 """
 
 # %% tags=["nbval-ignore-output"]
-constants = np.column_stack([np.full(54, 0.1), np.full(54, 0.7)])  # [token, feature]
+constants = np.column_stack([np.full(54, 0.1), np.full(54, 0.7)])  # [sample, feature]
 with np.errstate(all="ignore"):
     print("numpy  ", np.corrcoef(constants, rowvar=False)[0, 1])
 print("helpers", float(pearson_correlation(torch.tensor(constants))[0, 1]))

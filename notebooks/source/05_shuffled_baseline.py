@@ -84,7 +84,7 @@ Four tokens, two features, each with a mean offset of its own. **Predict:** afte
 """
 
 # %%
-toy = torch.tensor([[11.0, -21.0], [12.0, -22.0], [13.0, -23.0], [14.0, -24.0]])  # [token, feature]
+toy = torch.tensor([[11.0, -21.0], [12.0, -22.0], [13.0, -23.0], [14.0, -24.0]])  # [sample, feature]
 generator = torch.Generator().manual_seed(1)
 signs = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]])  # [token, 1]
 
@@ -208,7 +208,7 @@ check("5.1", shuffle_columns)
 # @title Lời giải 5.1 · Solution 5.1
 def shuffle_columns(x, generator):
     columns = [x[torch.randperm(len(x), generator=generator), j] for j in range(x.shape[1])]
-    return torch.stack(columns, dim=1)  # [token, feature]
+    return torch.stack(columns, dim=1)  # [sample, feature]
 
 
 check("5.1", shuffle_columns)
@@ -484,7 +484,7 @@ r"""
 Kết quả này phụ thuộc vào *cách khởi tạo*: với SmolLM2-135M, ở tầng này mô hình chưa huấn luyện không cười, vì độ dời tương đối $|m|$ còn nhỏ. Kiến trúc khác, hoặc cách khởi tạo khác, có thể cười mà chưa học gì. Vậy “huấn luyện tạo ra nụ cười” là nói quá: $|m|$ chỉ cho biết, với mô hình này và cách khởi tạo này, độ dời tương đối có lớn lên trong quá trình huấn luyện hay không.
 
 ### Bài tập 5.3
-Viết `flip_sentences(x, generator)`: nhân mỗi hàng của `x` (`[token, feature]`) với +1 hoặc −1 ngẫu nhiên, cùng một dấu cho cả hàng.
+Viết `flip_sentences(x, generator)`: nhân mỗi hàng của `x` (`[sample, feature]`) với +1 hoặc −1 ngẫu nhiên, cùng một dấu cho cả hàng.
 
 *Gợi ý:* `torch.randint(0, 2, (n, 1), generator=generator)` cho 0 và 1.
 """
@@ -494,7 +494,7 @@ r"""
 This depends on the *initialisation*: with SmolLM2-135M, at this layer, the untrained model does not smile, because the relative offset $|m|$ is still small. Another architecture or initialisation may smile without having learned anything. So “training makes the smile” says too much: $|m|$ tells only whether, for this model and this initialisation, the relative offsets grew in training.
 
 ### Exercise 5.3
-Write `flip_sentences(x, generator)`: multiply each row of `x` (`[token, feature]`) by a random +1 or −1, one sign for the whole row.
+Write `flip_sentences(x, generator)`: multiply each row of `x` (`[sample, feature]`) by a random +1 or −1, one sign for the whole row.
 
 *Hint:* `torch.randint(0, 2, (n, 1), generator=generator)` gives 0 and 1.
 """

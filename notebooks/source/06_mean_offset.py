@@ -89,7 +89,7 @@ Thay vì trừ toàn bộ trung bình, ta trừ một phần: $x - a\,\mu$ với
 **Dự đoán.** Khi bỏ một nửa độ dời ($a=0{,}5$), nụ cười khép lại một nửa, nhiều hơn hay ít hơn?
 
 ### Bài tập 6.1
-Viết `partial_centre(x, a)`: trả về $x - a\,\mu$, với $\mu$ là trung bình của từng chiều trên các token; `x` có kích thước `[..., token, feature]`.
+Viết `partial_centre(x, a)`: trả về $x - a\,\mu$, với $\mu$ là trung bình của từng chiều trên các token; `x` có kích thước `[..., sample, feature]`.
 
 *Gợi ý:* `keepdim=True`.
 """
@@ -103,7 +103,7 @@ Subtract a part of the mean: $x - a\,\mu$ with $a$ from 0 (cosine) to 1 (correla
 **Predict.** With half of the offset gone ($a=0.5$), has the smile closed by half, by more or by less?
 
 ### Exercise 6.1
-Write `partial_centre(x, a)`: return $x - a\,\mu$, where $\mu$ is each feature's mean over the tokens; `x` is `[..., token, feature]`.
+Write `partial_centre(x, a)`: return $x - a\,\mu$, where $\mu$ is each feature's mean over the tokens; `x` is `[..., sample, feature]`.
 
 *Hint:* `keepdim=True`.
 """
@@ -225,7 +225,7 @@ vectors, words, captures = {}, {}, {}  # of ordinary tokens, and their ids; of o
 for name in ("ordinary", "her", "water"):
     text = encode(tokenizer, load_ordinary()[0::2] if name == "ordinary" else load_sentences(name))
     everything, ordinary = read(text)
-    vectors[name], words[name] = everything[:, ordinary], text["input_ids"][ordinary]  # [layer, token, F], [token]
+    vectors[name], words[name] = everything[:, ordinary], text["input_ids"][ordinary]  # [layer, sample, F], [token]
     if name != "ordinary":
         at, rows = find_token(text, token_id_of(tokenizer, f" {name}")), torch.arange(len(everything[0]))
         captures[name] = everything[:, rows, at]  # [layer, sentence, F]
@@ -242,7 +242,7 @@ r"""
 Cosine gần 1 nghĩa là độ dời của " her" phần lớn là trung bình chung. Đó là tính dị hướng (anisotropy) đã được biết từ lâu: vector của mọi *token* (các hàng) cùng ngả về một phía. Còn biểu đồ của ta so các *chiều* (các cột).
 
 ### Bài tập 6.2
-Giờ hãy tách vector của mọi từ. Viết `split(x, word)`, với `x` `[token, feature]` và `word` `[token]` là id của từng token. Trả về `common` `[feature]`, `own` và `context` `[token, feature]`; ba thứ cộng lại bằng `x`. Ở đây $c$ là trung bình của chính `x`.
+Giờ hãy tách vector của mọi từ. Viết `split(x, word)`, với `x` `[sample, feature]` và `word` `[token]` là id của từng token. Trả về `common` `[feature]`, `own` và `context` `[sample, feature]`; ba thứ cộng lại bằng `x`. Ở đây $c$ là trung bình của chính `x`.
 
 *Gợi ý:* với mỗi `w` trong `word.unique()`, các hàng `word == w` là những lần xuất hiện của nó.
 """
@@ -252,7 +252,7 @@ r"""
 A cosine near 1 says that the offset of " her" is mostly the common mean. This is the long known anisotropy: the vectors of all *tokens* (rows) point to one side. Our histograms compare *features* (columns).
 
 ### Exercise 6.2
-Now split every word. Write `split(x, word)`, with `x` `[token, feature]` and the ids `word` `[token]`. Return `common` `[feature]`, `own` and `context` `[token, feature]`, which add up to `x`; here $c$ is the mean of `x` itself.
+Now split every word. Write `split(x, word)`, with `x` `[sample, feature]` and the ids `word` `[token]`. Return `common` `[feature]`, `own` and `context` `[sample, feature]`, which add up to `x`; here $c$ is the mean of `x` itself.
 
 *Hint:* for each `w` in `word.unique()` the rows `word == w` are its occurrences.
 """
@@ -291,7 +291,7 @@ Split all words with 10 or more occurrences (mostly function words and punctuati
 
 # %%
 def energy_shares(z, word):
-    """Common mean, word, context: shares of the energy of Q, K, V, `[part, 3]`; z `[token, F]`."""
+    """Common mean, word, context: shares of the energy of Q, K, V, `[part, 3]`; z `[sample, F]`."""
     common, own, context = split(z / z.square().mean(dim=0).sqrt(), word)
     shares = torch.stack([common.square(), own.square().mean(dim=0), context.square().mean(dim=0)], dim=-1)  # [F, 3]
     return torch.stack([shares[at].mean(dim=0) for at in part_slices(sizes).values()])
@@ -300,7 +300,7 @@ def energy_shares(z, word):
 kinds, counts = torch.cat(list(words.values())).unique(return_counts=True)
 often = {name: torch.isin(word, kinds[counts >= 10]) for name, word in words.items()}
 word = torch.cat([words[name][chosen] for name, chosen in often.items()])  # [token]
-text = torch.cat([vectors[name][:, chosen] for name, chosen in often.items()], dim=1)  # [layer, token, F]
+text = torch.cat([vectors[name][:, chosen] for name, chosen in often.items()], dim=1)  # [layer, sample, F]
 shares = torch.stack([energy_shares(z, word) for z in text])  # [layer, part, 3]
 assert ((shares.sum(dim=-1) - 1).abs() < 1e-4).all()
 
@@ -501,7 +501,7 @@ Mỗi chấm là một khối ở một tầng; tại đường nét đứt, nul
 Cosine: null khớp được bao nhiêu *nụ cười*? Nếu $e^{\kappa s^2}$ khớp tốt ngang thế hoặc hơn, thì nụ cười không nói gì về “số câu”, chỉ nói độ dời chiếm bao nhiêu năng lượng. Tương quan: nếu null khớp gần hết, thì hình chuông ấy không phải là nhiễu của 54 câu, mà là nhiễu của $n_\text{eff}$ câu độc lập.
 
 ### Bài tập 6.3
-$n_\text{eff}$ đếm gì? Chia mỗi cột trong $F$ cột của `x` `[token, feature]` cho độ dài của nó, được $Z$; gọi $\lambda_k$ là các trị riêng của $ZZ^\top$. Tính cả đường chéo, và với $s=r$ nếu `x` đã được trừ trung bình (mean-centring), ta có
+$n_\text{eff}$ đếm gì? Chia mỗi cột trong $F$ cột của `x` `[sample, feature]` cho độ dài của nó, được $Z$; gọi $\lambda_k$ là các trị riêng của $ZZ^\top$. Tính cả đường chéo, và với $s=r$ nếu `x` đã được trừ trung bình (mean-centring), ta có
 
 $$F^2\,\overline{s^2}=\|Z^\top Z\|_F^2=\|ZZ^\top\|_F^2=\sum_k\lambda_k^2,\qquad F=\operatorname{tr}(ZZ^\top)=\sum_k\lambda_k.$$
 
@@ -517,7 +517,7 @@ Each dot is one block at one layer; at the dashed line the null is uniform. Prin
 Cosine: how many *smiles* does the null fit? If $e^{\kappa s^2}$ fits as well or better, a smile says nothing about a “number of sentences”, only what share of the energy is offset. Correlation: if the null fits nearly all, that bell is not the noise of 54 sentences, but of $n_\text{eff}$ independent ones.
 
 ### Exercise 6.3
-What does $n_\text{eff}$ count? Each of the $F$ columns of `x` `[token, feature]` divided by its length gives $Z$; $\lambda_k$ are the eigenvalues of $ZZ^\top$. With the diagonal included (and $s=r$ if `x` is centred),
+What does $n_\text{eff}$ count? Each of the $F$ columns of `x` `[sample, feature]` divided by its length gives $Z$; $\lambda_k$ are the eigenvalues of $ZZ^\top$. With the diagonal included (and $s=r$ if `x` is centred),
 
 $$F^2\,\overline{s^2}=\|Z^\top Z\|_F^2=\|ZZ^\top\|_F^2=\sum_k\lambda_k^2,\qquad F=\operatorname{tr}(ZZ^\top)=\sum_k\lambda_k.$$
 
@@ -538,7 +538,7 @@ check("6.3", participation_ratio)
 # %% tags=["solution"]
 # @title Lời giải 6.3 · Solution 6.3
 def participation_ratio(x):
-    z = x / x.norm(dim=0)  # [token, feature]
+    z = x / x.norm(dim=0)  # [sample, feature]
     gram = z @ z.T  # [token, token]
     return float(gram.trace() ** 2 / gram.square().sum())
 

@@ -44,7 +44,7 @@ two_tokens = pytest.mark.filterwarnings("ignore:with 2 token")
 
 
 def features(*shape, dtype=torch.float32, offset=3.0, seed=0):
-    """`[..., token, F]`: standard deviation 1 times a scale, mean up to `offset` standard deviations.
+    """`[..., sample, F]`: standard deviation 1 times a scale, mean up to `offset` standard deviations.
 
     Part of each feature is common to all of them, so that the correlations spread over [-1, 1]; the
     standard deviation is exact, so that no feature comes close to constant, however few the tokens.
@@ -55,7 +55,7 @@ def features(*shape, dtype=torch.float32, offset=3.0, seed=0):
         return torch.randn(*size, generator=generator, dtype=torch.float64)
 
     *batch, n, F = shape
-    x = normal(*shape) + normal(*batch, n, 1) * normal(*batch, 1, F)  # [..., token, F]
+    x = normal(*shape) + normal(*batch, n, 1) * normal(*batch, 1, F)  # [..., sample, F]
     x = x - x.mean(dim=-2, keepdim=True)
     x = x / x.square().mean(dim=-2, keepdim=True).sqrt()
     mean = offset * (2 * torch.rand(*batch, 1, F, generator=generator, dtype=torch.float64) - 1)
@@ -407,7 +407,7 @@ def test_the_result_names_its_measure_blocks_and_tokens():
     assert list(result) == ["cosine", "correlation"]
     for measure, histograms in result.items():
         assert histograms.measure == measure
-        assert histograms.n_tokens == 54
+        assert histograms.n_samples == 54
         assert histograms.threshold == 0.8
         assert [block for block, _ in histograms.items()] == list(BLOCKS) == list(oracle.BLOCKS)
         assert [histograms[block] for block in BLOCKS] == [histogram for _, histogram in histograms.items()]

@@ -152,7 +152,7 @@ def test_a_student_meets_the_stub_of_the_source_and_a_locked_test(home, path, la
     for cell in student.cells:
         if graded_as(cell, "grade"):
             assert cell.metadata.editable is cell.metadata.deletable is False and cell.metadata.nbgrader.points == 1
-            assert "verdict(" in cell.source and "assert right, hint" in cell.source
+            assert "grade(" in cell.source and "assert right, hint" in cell.source
         elif graded_as(cell, "locked"):
             assert cell.metadata.get("editable", True)  # a student may try things in it
 
@@ -326,8 +326,8 @@ def cheat(notebook):
             cell.metadata.nbgrader.points = 100
             cell.metadata.nbgrader.checksum = "0" * 32
         elif graded_as(cell, "locked"):
-            cell.source = cell.source.replace("set_language('en')", "verdict = lambda *answers: (True, None)")
-    notebook.cells.insert(1, new_code_cell("verdict = lambda *answers: (True, None)\nx = None"))
+            cell.source = cell.source.replace("set_language('en')", "grade = lambda *answers: (True, None)")
+    notebook.cells.insert(1, new_code_cell("grade = lambda *answers: (True, None)\nx = None"))
     notebook.cells = [
         cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade_id") != "test-2-3"
     ]

@@ -14,7 +14,7 @@ def to_numpy(x):
 
 
 def is_zero(x):
-    """bool [F]: features of `x [token, F]` that are zero at every token."""
+    """bool [F]: features of `x [sample, F]` that are zero at every token."""
     return (to_numpy(x) == 0).all(axis=0)
 
 
@@ -35,7 +35,7 @@ def _normalised_products(values, undefined):
 
 
 def cosine(x):
-    """sum(x_i x_j) / (|x_i| |x_j|) of every two columns of `x [token, F]`; NaN for a zero column."""
+    """sum(x_i x_j) / (|x_i| |x_j|) of every two columns of `x [sample, F]`; NaN for a zero column."""
     return _normalised_products(to_numpy(x), is_zero(x))
 
 

@@ -83,7 +83,7 @@ def test_histograms_out_of_merged_moments_match_the_oracle(n):
     total = reduce(merge, [moments(part) for part in x.split(17)])
     for measure, histograms in moment_histograms(total, sizes, bins=50, threshold=0.45).items():
         similarity = oracle.SIMILARITY[measure](x)
-        assert histograms.n_tokens == n and histograms["QQ"].edges.shape == (51,)
+        assert histograms.n_samples == n and histograms["QQ"].edges.shape == (51,)
         for block in oracle.BLOCKS:
             assert_histogram_matches(histograms[block], oracle.block(similarity, sizes, block), 50, 0.45)
 
@@ -181,7 +181,7 @@ def select(rows, **wanted):
 
 
 def rows_of_parts(out, condition, layer):
-    """All captured vectors `[token, F]` of parts that are few enough to hold them."""
+    """All captured vectors `[sample, F]` of parts that are few enough to hold them."""
     store = Store(f"{out}.parts")
     store.find({path.stem.split("-")[0] for path in parts_of(out)})
     return torch.cat([store.partial(key, condition, layer) for key in sorted(store.files)])
@@ -203,7 +203,7 @@ def test_table_matches_the_oracle_on_the_same_vectors(tiny, tmp_path, n):
                     (row,) = select(rows, layer=layer, condition=condition, measure=measure, block=block).itertuples()
                     histogram = AsHistogram(row)
                     assert_histogram_matches(histogram, oracle.block(similarity, sizes, block), 100, 0.9)
-                    assert row.n_tokens == n and row.n_skipped == 0
+                    assert row.n_samples == n and row.n_skipped == 0
 
 
 class AsHistogram:
@@ -247,7 +247,7 @@ def test_rows_are_complete_and_in_order(tiny, grouped, tmp_path):
     assert (rows.counts.map(sum) + rows.n_undefined == rows.n_pairs).all() and (rows.counts.map(len) == 100).all()
     for target in ("her", "water"):
         usable = [words for words in map(str.split, sentences) if target in words and words[0] != target]
-        assert set(select(rows, target=target).n_tokens) == {len(usable)}
+        assert set(select(rows, target=target).n_samples) == {len(usable)}
     schema = parquet.read_schema(out)
     assert set(schema.metadata) >= {b"torch", b"transformers", b"code"}
     assert os.uname().nodename.encode() not in out.read_bytes()
@@ -272,7 +272,7 @@ def test_sentences_that_cannot_be_used_are_skipped_and_counted(tiny, tmp_path):
     survey([tiny], ["her"], tmp_path / "all.parquet", sentences=bad[:2] + good + bad[2:])
     survey([tiny], ["her"], tmp_path / "good.parquet", sentences=good)
     rows, expected = table(tmp_path / "all.parquet"), table(tmp_path / "good.parquet")
-    assert set(rows.n_tokens) == {10} and set(rows.n_skipped) == {5}
+    assert set(rows.n_samples) == {10} and set(rows.n_skipped) == {5}
     assert rows.drop(columns="n_skipped").astype(str).equals(expected.drop(columns="n_skipped").astype(str))
 
 
@@ -282,7 +282,7 @@ def test_a_shard_without_the_target_adds_nothing(tiny, tmp_path, filler):
     empty = ["the cat runs"] * 10
     sentences = [*empty, *good] if filler else [*good, *empty]
     assert survey([tiny], ["her"], tmp_path / "t.parquet", sentences=sentences, shard_size=10) == {}
-    assert set(table(tmp_path / "t.parquet").n_tokens) == {20}
+    assert set(table(tmp_path / "t.parquet").n_samples) == {20}
 
 
 def test_smollm2_gives_the_histograms_of_the_notebooks(her_qkv, tmp_path):
@@ -299,7 +299,7 @@ def test_smollm2_gives_the_histograms_of_the_notebooks(her_qkv, tmp_path):
             np.testing.assert_allclose(row.mean, float(histogram.mean), rtol=0, atol=1e-4)
             moved = np.abs(np.cumsum(row.counts) - histogram.counts.cumsum(0).numpy()).max()
             assert moved <= 1e-3 * row.n_pairs  # padding differs, by rounding
-    assert set(rows.n_tokens) == {54} and rows.provenance.str.startswith("SmolLM2").all()
+    assert set(rows.n_samples) == {54} and rows.provenance.str.startswith("SmolLM2").all()
 
 
 # ---- the same through every path -----------------------------------------------------------------

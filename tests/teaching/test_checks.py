@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers import block_histograms, shuffle_entries, shuffle_within_features
-from helpers.teaching.checks import EXERCISES, check, verdict
+from helpers.teaching.checks import EXERCISES, check, grade
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCH = {"attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]])}
 X = torch.tensor(
     [[3.0, -3.1, 1.0], [3.1, -3.1, -1.0], [3.2, -3.0, -1.0], [3.1, -2.9, 1.0], [3.1, -3.0, 0.0]]
-)  # [token, feature]
+)  # [sample, feature]
 
 
 def peaked(at):
@@ -54,7 +54,7 @@ def flat_cut(fused, n_head):
 
 
 def of_words(x, word):
-    """The word's own part and the context, by one product: `[token, feature]` each."""
+    """The word's own part and the context, by one product: `[sample, feature]` each."""
     same = (word[:, None] == word).to(x)  # [token, token]
     mean = same @ x / same.sum(1, keepdim=True)
     return mean - x.mean(0), x - mean
@@ -129,7 +129,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("number", "answers", "hint"), MISTAKES, ids=[f"{m[0]}-{i}" for i, m in enumerate(MISTAKES)])
 def test_a_typical_mistake_gets_its_own_hint(language, number, answers, hint):
-    right, said = verdict(number, *answers)
+    right, said = grade(number, *answers)
     assert not right and re.search(hint, said), said
 
 
@@ -160,19 +160,19 @@ RIGHT = [
 
 @pytest.mark.parametrize(("number", "answers"), RIGHT, ids=[case[0] for case in RIGHT])
 def test_a_right_answer_passes_whatever_way_it_was_found(number, answers):
-    assert verdict(number, *answers) == (True, None)
+    assert grade(number, *answers) == (True, None)
 
 
 @pytest.mark.parametrize("number", EXERCISES)
 @pytest.mark.parametrize("answer", [..., None])
 def test_an_open_exercise_is_said_to_be_open(language, number, answer):
-    right, said = verdict(number, answer)
+    right, said = grade(number, answer)
     assert not right and re.search("chưa làm|not done", said)
 
 
 @pytest.mark.parametrize("number", ["1.1", "1.3", "2.1", "3.3", "4.1", "5.1", "5.3", "6.1", "6.2", "6.3"])
 def test_a_function_that_still_returns_the_dots_is_open(language, number):
-    right, said = verdict(number, lambda *arguments: ...)
+    right, said = grade(number, lambda *arguments: ...)
     assert not right and re.search("chưa làm|not done", said)
 
 
@@ -205,6 +205,6 @@ def test_the_second_word_is_judged_by_recomputing_it(smollm2):
         batch = encode(tokenizer, load_sentences(word))
         qkv = capture_qkv(model, batch, positions=find_token(batch, token_id_of(tokenizer, f" {word}")))
         answers[word] = block_histograms(qkv.joined(), qkv.sizes)
-    assert verdict("4.2", answers["water"], model, tokenizer) == (True, None)
-    right, said = verdict("4.2", answers["her"], model, tokenizer)
+    assert grade("4.2", answers["water"], model, tokenizer) == (True, None)
+    right, said = grade("4.2", answers["her"], model, tokenizer)
     assert not right and "token" in said

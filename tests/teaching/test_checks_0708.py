@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers import block_histograms, jackknife, smile_index
-from helpers.teaching.checks import verdict
+from helpers.teaching.checks import grade
 
 
 def smiling_at(*layers, n_layer=6):
@@ -78,7 +78,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("number", "answers", "hint"), MISTAKES, ids=[f"{m[0]}-{i}" for i, m in enumerate(MISTAKES)])
 def test_a_typical_mistake_gets_its_own_hint(language, number, answers, hint):
-    right, said = verdict(number, *answers)
+    right, said = grade(number, *answers)
     assert not right and re.search(hint, said), said
 
 
@@ -98,10 +98,10 @@ RIGHT = [
 
 @pytest.mark.parametrize(("number", "answers"), RIGHT, ids=[f"{case[0]}-{i}" for i, case in enumerate(RIGHT)])
 def test_a_right_answer_passes_whatever_way_it_was_found(number, answers):
-    assert verdict(number, *answers) == (True, None)
+    assert grade(number, *answers) == (True, None)
 
 
 @pytest.mark.parametrize("number", ["7.1", "7.2", "8.1", "8.2"])
 def test_a_function_that_still_returns_the_dots_is_open(language, number):
-    right, said = verdict(number, lambda *arguments: ...)
+    right, said = grade(number, lambda *arguments: ...)
     assert not right and re.search("chưa làm|not done", said)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from helpers.teaching.checks import verdict
+from helpers.teaching.checks import grade
 
 
 def last_of_word(ids, pieces):
@@ -51,7 +51,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("number", "answer", "hint"), MISTAKES, ids=[f"{m[0]}-{i}" for i, m in enumerate(MISTAKES)])
 def test_a_typical_mistake_gets_its_own_hint(language, number, answer, hint):
-    right, said = verdict(number, answer)
+    right, said = grade(number, answer)
     assert not right and re.search(hint, said), said
 
 
@@ -70,10 +70,10 @@ RIGHT = [
 
 @pytest.mark.parametrize(("number", "answer"), RIGHT, ids=[f"{case[0]}-{i}" for i, case in enumerate(RIGHT)])
 def test_a_right_answer_passes_whatever_way_it_was_found(number, answer):
-    assert verdict(number, answer) == (True, None)
+    assert grade(number, answer) == (True, None)
 
 
 @pytest.mark.parametrize("number", ["11.1", "11.2"])
 def test_a_function_that_still_returns_the_dots_is_open(language, number):
-    right, said = verdict(number, lambda *arguments: ...)
+    right, said = grade(number, lambda *arguments: ...)
     assert not right and re.search("chưa làm|not done", said)

@@ -13,7 +13,7 @@ import torch
 
 from helpers import block_histograms, set_language
 from helpers.teaching import checks
-from helpers.teaching.checks import EXERCISES, check, verdict
+from helpers.teaching.checks import EXERCISES, check, grade
 from tests.teaching import test_checks, test_checks_0708, test_checks_11
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,13 +53,13 @@ def solution_function(number):
 
 
 def smiling(n_layer, layer):
-    x = torch.randn(n_layer, 40, 6, generator=torch.Generator().manual_seed(1))  # [layer, token, feature]
+    x = torch.randn(n_layer, 40, 6, generator=torch.Generator().manual_seed(1))  # [layer, sample, feature]
     x[layer] += 5
     return block_histograms(x, (2, 2, 2))
 
 
 PAIR = torch.stack([3 + test_checks.X[:, 2] * 0.1, -3 + torch.tensor([0.1, 0.1, -0.1, -0.1, 0.0])], dim=1)
-PAIR = torch.cat([test_checks.X, PAIR], dim=1)  # [token, feature]: features 3 and 4 are opposite and uncorrelated
+PAIR = torch.cat([test_checks.X, PAIR], dim=1)  # [sample, feature]: features 3 and 4 are opposite and uncorrelated
 VALUES = {  # number: (right answer, what else is needed to judge it); without those that are functions
     "1.2": ([2, 1, 3], test_checks.BATCH),
     "2.2": (3.0,),
@@ -81,14 +81,14 @@ def test_every_exercise_is_audited_here():
 
 @pytest.mark.parametrize("number", FUNCTIONS)
 def test_the_function_of_the_solution_passes(number):
-    assert verdict(number, FUNCTIONS[number]) == (True, None)
+    assert grade(number, FUNCTIONS[number]) == (True, None)
 
 
 @pytest.mark.parametrize("number", VALUES)
 def test_a_right_value_passes_as_a_list_a_tensor_or_an_array(number):
     right, *rest = VALUES[number]
     for kind in (lambda value: value, torch.tensor, np.array):
-        assert verdict(number, kind(right), *rest) == (True, None)
+        assert grade(number, kind(right), *rest) == (True, None)
 
 
 # ---- whatever is answered ------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def test_a_strange_answer_gets_one_sentence_in_the_readers_language(language, nu
     for answers in answers_of(number):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            right, said = verdict(number, *answers)
+            right, said = grade(number, *answers)
         assert right is False, answers
         assert said and "\n" not in said and len(said) < 250
         assert bool(re.search("[à-ỹđ]", said)) == (language == "vi"), said
@@ -133,29 +133,29 @@ def test_a_strange_answer_gets_one_sentence_in_the_readers_language(language, nu
 
 def test_what_nobody_thought_of_is_still_one_sentence(language, monkeypatch):
     monkeypatch.setitem(EXERCISES, "2.2", lambda m: {}["no"])
-    right, said = verdict("2.2", 1)
+    right, said = grade("2.2", 1)
     assert not right and re.search(r"(không đọc được|cannot be read).*KeyError", said)
 
 
 def test_the_kind_that_came_and_the_kind_expected_are_named():
-    assert verdict("5.2", [54])[1] == "expected a number, got list"
-    assert verdict("2.2", math.nan)[1] == "expected a finite number, got nan"
-    assert verdict("5.2", 400.5)[1] == "expected a whole number, got 400.5"
-    assert verdict("4.1", 3)[1] == "expected a function, got int"
-    assert verdict("4.1", lambda counts, edges: "S")[1] == "expected a tensor of numbers, got str"
-    assert verdict("4.1", lambda counts, edges: None)[1] == "your function returns nothing: no return?"
-    assert verdict("4.2", {}, None, None)[1] == "expected what block_histograms returns, got dict"
-    assert verdict("10.1", lambda q, k, m: q)[1] == "expected a pair (new q, new k), got Tensor"
-    assert verdict("8.3", torch.tensor([True, False, True, False]), *VALUES["8.3"][1:])[1].startswith("that is a mask")
-    assert verdict("2.3", (0, 99), PAIR)[1] == "features are numbered from 0 to 4"
+    assert grade("5.2", [54])[1] == "expected a number, got list"
+    assert grade("2.2", math.nan)[1] == "expected a finite number, got nan"
+    assert grade("5.2", 400.5)[1] == "expected a whole number, got 400.5"
+    assert grade("4.1", 3)[1] == "expected a function, got int"
+    assert grade("4.1", lambda counts, edges: "S")[1] == "expected a tensor of numbers, got str"
+    assert grade("4.1", lambda counts, edges: None)[1] == "your function returns nothing: no return?"
+    assert grade("4.2", {}, None, None)[1] == "expected what block_histograms returns, got dict"
+    assert grade("10.1", lambda q, k, m: q)[1] == "expected a pair (new q, new k), got Tensor"
+    assert grade("8.3", torch.tensor([True, False, True, False]), *VALUES["8.3"][1:])[1].startswith("that is a mask")
+    assert grade("2.3", (0, 99), PAIR)[1] == "features are numbered from 0 to 4"
 
 
 def test_the_second_word_must_have_the_counts_of_every_layer(smollm2):
     counts = torch.full((30, 100), torch.nan)
     histograms = block_histograms(torch.randn(54, 960), (576, 192, 192))
-    assert "(100,)" in verdict("4.2", histograms, *smollm2)[1]
+    assert "(100,)" in grade("4.2", histograms, *smollm2)[1]
     histograms["cosine"]["QQ"].__dict__["counts"] = counts
-    assert "other counts" in verdict("4.2", histograms, *smollm2)[1]
+    assert "other counts" in grade("4.2", histograms, *smollm2)[1]
 
 
 # ---- typical mistakes that the other files do not have -------------------------------------------
@@ -204,7 +204,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("number", "answers", "hint"), MISTAKES, ids=[f"{m[0]}-{i}" for i, m in enumerate(MISTAKES)])
 def test_a_typical_mistake_gets_its_own_hint(language, number, answers, hint):
-    right, said = verdict(number, *answers)
+    right, said = grade(number, *answers)
     assert not right and re.search(hint, said), said
 
 
@@ -236,7 +236,7 @@ def hints(number):
     mistakes = [(n, a if isinstance(a, tuple) else (a,)) for n, a, _ in
                 [*MISTAKES, *test_checks.MISTAKES, *test_checks_0708.MISTAKES, *test_checks_11.MISTAKES]]  # fmt: skip
     wrong = answers_of(number) + [answers for n, answers in mistakes if n == number]
-    said = [verdict(number, *answers) for answers in wrong + (near(number) if number in VALUES else [])]
+    said = [grade(number, *answers) for answers in wrong + (near(number) if number in VALUES else [])]
     assert not any(right for right, _ in said)
     return {hint for _, hint in said}
 
@@ -301,6 +301,6 @@ def test_the_progress_is_in_the_readers_language(capsys):
 
 
 def test_a_verdict_alone_is_not_counted(capsys):
-    assert verdict("2.2", 3) == (True, None) and verdict("2.1", FUNCTIONS["2.1"]) == (True, None)
+    assert grade("2.2", 3) == (True, None) and grade("2.1", FUNCTIONS["2.1"]) == (True, None)
     check("2.3", ...)
     assert capsys.readouterr().out.endswith("exercises: 0/3\n")

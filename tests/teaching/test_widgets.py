@@ -52,7 +52,7 @@ def normal(*shape, seed=0):
 
 
 def with_offsets():
-    """`[layer, token, feature]` with large means; every feature of layer 0 is constant."""
+    """`[layer, sample, feature]` with large means; every feature of layer 0 is constant."""
     x = normal(3, 54, sum(SIZES)) + 3 * normal(sum(SIZES), seed=1)
     x[0] = x[0, 0]
     return x

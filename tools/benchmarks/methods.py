@@ -1,4 +1,4 @@
-"""Ways to get the six histograms, from the notebook's own to ours.  x: float32 `[token, F]`, NumPy."""
+"""Ways to get the six histograms, from the notebook's own to ours.  x: float32 `[sample, F]`, NumPy."""
 
 import os
 
@@ -84,7 +84,7 @@ def sizes_of(n_features):
 
 
 def data(*shape, seed=0):
-    """float32 `[..., token, F]`: a few common directions, noise, and a mean offset per feature."""
+    """float32 `[..., sample, F]`: a few common directions, noise, and a mean offset per feature."""
     generator = np.random.default_rng(seed)
     *batch, n, n_features = shape
     common = generator.standard_normal((*batch, n, 8)) @ generator.standard_normal((*batch, 8, n_features))

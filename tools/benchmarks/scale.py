@@ -38,8 +38,8 @@ def measure_model():
     sentences = load_sentences("her")
     lengths = [len(ids) for ids in tokenizer(sentences)["input_ids"]]
     batch = encode(tokenizer, sorted(sentences, key=len)[: BATCH_TOKENS // max(lengths)])
-    n_tokens = batch["input_ids"].numel()
-    t_forward = seconds(lambda: capture_qkv(model, batch)) / n_tokens
+    n_samples = batch["input_ids"].numel()
+    t_forward = seconds(lambda: capture_qkv(model, batch)) / n_samples
     t_words = seconds(lambda: tokenizer(sentences * 20)) / (20 * len(sentences))
     task = Task("smollm2", "her", tuple(sentences), None, "cpu", "key")
     run_task(task)  # loads the model
@@ -47,7 +47,7 @@ def measure_model():
     row("SmolLM2 on the 54 sentences", "")
     row("---", "---")
     row("load the model from the cache", f"{t_load:.1f} s")
-    row(f"forward pass with capture, all 30 layers, a batch of {n_tokens} tokens", f"{1e3 * t_forward:.2f} ms a token")
+    row(f"forward pass with capture, all 30 layers, a batch of {n_samples} tokens", f"{1e3 * t_forward:.2f} ms a token")
     row("tokens a sentence", f"{statistics.mean(lengths):.1f}")
     row("tokenize", f"{1e6 * t_words:.0f} µs a sentence")
     row("a whole task (target and control)", f"{1e3 * t_task:.1f} ms a sentence")

@@ -59,7 +59,7 @@ def plot_blocks(target, *, blocks=("QQ", "KK", "VV"), layers=None, control=None,
                 s = (edges[1:] + edges[:-1]) / 2
                 axis.plot(
                     s,
-                    null_density(s, target.n_tokens, target.measure),
+                    null_density(s, target.n_samples, target.measure),
                     color="black",
                     lw=1,
                     ls=":",
@@ -75,7 +75,7 @@ def plot_blocks(target, *, blocks=("QQ", "KK", "VV"), layers=None, control=None,
         axis.set_xlabel(label(target.measure))
     handles, names = axes[-1, -1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4)
-    figure.suptitle(f"{title + ' · ' if title else ''}n = {target.n_tokens} {label('sentences')}", fontsize=11)
+    figure.suptitle(f"{title + ' · ' if title else ''}n = {target.n_samples} {label('sentences')}", fontsize=11)
     return figure
 
 
@@ -86,7 +86,7 @@ def plot_conditions(
     """One layer under several conditions: a row for each measure, a column for each block.
 
     Args:
-        conditions: {name: result of `block_histograms` for one `[token, F]`}; the first is drawn filled,
+        conditions: {name: result of `block_histograms` for one `[sample, F]`}; the first is drawn filled,
             the others as lines.
         measures, blocks: rows and columns.
         null: draw the exact null density for the number of tokens of the first condition.
@@ -116,7 +116,7 @@ def plot_conditions(
                     axis.stairs(density, edges, color=colour, ls=line, lw=1.4, label=name)
             if null:
                 s = (edges[1:] + edges[:-1]) / 2
-                density = null_density(s, first[measure].n_tokens, measure)
+                density = null_density(s, first[measure].n_samples, measure)
                 axis.plot(s, density, color="black", lw=1, ls=":", label=label("null"))
             axis.set_xlabel(label(measure))
             axis.set_title(block, color=COLOURS[block], fontweight="bold")
@@ -128,7 +128,7 @@ def plot_conditions(
     handles, names = axes[-1, -1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3)
     figure.suptitle(
-        f"{title + ' · ' if title else ''}n = {first[measures[0]].n_tokens} {label('sentences')}", fontsize=11
+        f"{title + ' · ' if title else ''}n = {first[measures[0]].n_samples} {label('sentences')}", fontsize=11
     )
     return figure
 

@@ -103,7 +103,7 @@ def plot_layer_histograms(target, control=None, *, title=None):
     bar.minorticks_off()
     if empty:
         figure.legend(handles=[Patch(color="0.8", label=label("no_pairs"))], loc="outside lower right")
-    figure.suptitle(f"{title + ' · ' if title else ''}n = {target.n_tokens} {label('sentences')}", fontsize=11)
+    figure.suptitle(f"{title + ' · ' if title else ''}n = {target.n_samples} {label('sentences')}", fontsize=11)
     return figure
 
 
