@@ -5,7 +5,9 @@ Two shuffles, the exact densities of the null, and the identity between cosine a
 
 import numpy as np
 import torch
-from scipy import stats
+
+from helpers.masks import check_measure
+from helpers.settings import say
 
 
 def shuffle_entries(x, generator):
@@ -47,12 +49,14 @@ def shuffle_within_features(x, generator):
 
 def _check_shuffle(x, generator):
     if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"expected a torch.Generator, got {type(generator).__name__}: torch.Generator().manual_seed(0) gives one, "
-            "and the same result each time"
-        )
+        got = type(generator).__name__
+        vi = f"cần một torch.Generator, nhận được {got}: torch.Generator().manual_seed(0) cho kết quả lần nào cũng như nhau"
+        en = f"expected a torch.Generator, got {got}: torch.Generator().manual_seed(0) gives one, "
+        raise TypeError(say(vi, en + "and the same result each time"))
     if x.ndim < 2:
-        raise ValueError(f"expected x [..., sample, feature], got {tuple(x.shape)}: stack the occurrences first")
+        got = tuple(x.shape)
+        vi = f"cần x [..., sample, feature], nhận được {got}: hãy xếp các lần từ xuất hiện thành hàng trước"
+        raise ValueError(say(vi, f"expected x [..., sample, feature], got {got}: stack the occurrences first"))
 
 
 def _random_order(shape, dim, generator):
@@ -83,15 +87,46 @@ def null_density(s, n, measure):
     >>> round(float(null_density(0.3, 4, "correlation")), 3)   # flat at n = 4
     0.5
     """
-    if measure not in ("cosine", "correlation"):
-        raise ValueError(f"unknown measure {measure!r}: expected 'cosine' or 'correlation'")
-    freedom = n - 1 if measure == "cosine" else n - 2
+    freedom = _degrees_of_freedom(n, measure)
     if freedom < 1:
-        raise ValueError(
-            f"no density at n = {n} for the {measure}: with so few tokens it is +1 or -1 by construction; "
-            f"use at least {n - freedom + 1} tokens"
-        )
-    return stats.beta.pdf((np.asarray(s, dtype=np.float64) + 1) / 2, freedom / 2, freedom / 2) / 2
+        name, enough = "hệ số tương quan" if measure == "correlation" else "cosine", n - freedom + 1
+        vi = f"không có mật độ của {name} ở n = {n}: ít token như vậy thì giá trị nào cũng là +1 hoặc -1; "
+        en = f"no density at n = {n} for the {measure}: with so few tokens it is +1 or -1 by construction; "
+        raise ValueError(say(vi + f"hãy dùng ít nhất {enough} token", en + f"use at least {enough} tokens"))
+    from scipy import stats  # here: most of what `import helpers` would cost
+
+    return stats.beta.pdf(np.asarray(s, dtype=np.float64), *_law(freedom))
+
+
+def null_shares(n, measure, edges):
+    """Share of independent Gaussian pairs in each bin under the exact null (`null_density`), float64 `[bins]`.
+
+    Args:
+        n, measure: as in `null_density`; here n may lie down to 1 (cosine) or 2 (correlation), both excluded.
+        edges: tensor `[bins + 1]`; the result is on its device.
+
+    >>> null_shares(4, "correlation", torch.linspace(-1, 1, 5)).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    freedom = _degrees_of_freedom(n, measure)
+    if not freedom > 0:
+        name = "hệ số tương quan" if measure == "correlation" else "cosine"
+        vi = f"không có phân phối theo giả thuyết không của {name} ở n = {n}: cần thêm token"
+        raise ValueError(say(vi, f"no null distribution of the {measure} at n = {n}: more tokens are needed"))
+    from scipy import stats  # as above
+
+    below = stats.beta.cdf(np.asarray(edges.cpu(), dtype=np.float64), *_law(freedom))  # [bins + 1]
+    return torch.as_tensor(np.diff(below), device=edges.device)
+
+
+def _degrees_of_freedom(n, measure):
+    check_measure(measure)
+    return n - 1 if measure == "cosine" else n - 2
+
+
+def _law(freedom):
+    """Both measures follow a symmetric beta distribution stretched to [-1, 1]: its two shapes, start and length."""
+    return freedom / 2, freedom / 2, -1, 2
 
 
 def cosine_from_correlation(r, m_i, m_j):

@@ -6,19 +6,19 @@
     qkv = capture_qkv(model, batch, positions=positions)
     x = qkv.joined()[5]                                    # [sentence, feature] at layer 5
 
-What is captured is the output of the attention projections, bias included, before any rotary
-position embedding is applied to Q and K.
+What is captured is the output of the attention projections, bias included, before any rotary position embedding.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from numbers import Integral
 
 import torch
 
 from helpers.masks import PARTS
-from helpers.text import some
+from helpers.settings import say
+from helpers.text import shortened
 
 
 def _split_contiguous(fused, n_head):
@@ -40,6 +40,7 @@ class Adapter:
     attention: str  # path from a layer to its attention module
     projections: tuple  # one fused projection, or those of Q, K and V
     split: Callable | None = None  # for a fused projection: (output, n_head) -> q, k, v
+    causal: bool = True  # a token sees only what stands before it
 
 
 _LLAMA = Adapter("layers", "self_attn", ("q_proj", "k_proj", "v_proj"))
@@ -50,19 +51,22 @@ ADAPTERS = {
     "mistral": _LLAMA,
     "qwen2": _LLAMA,  # with biases
     "opt": Adapter("decoder.layers", "self_attn", ("q_proj", "k_proj", "v_proj")),
-    "bert": Adapter("encoder.layer", "attention.self", ("query", "key", "value")),
-    "distilbert": Adapter("transformer.layer", "attention", ("q_lin", "k_lin", "v_lin")),
+    "bert": Adapter("encoder.layer", "attention.self", ("query", "key", "value"), causal=False),
+    "distilbert": Adapter("transformer.layer", "attention", ("q_lin", "k_lin", "v_lin"), causal=False),
 }
 """`model.config.model_type` -> how to read it."""
 
 
 def adapter_of(model):
+    """The `Adapter` of a model's architecture; `ValueError` where there is none."""
     kind = model.config.model_type
     if kind not in ADAPTERS:
-        raise ValueError(
-            f"unknown architecture {kind!r}: expected one of {', '.join(sorted(ADAPTERS))}. "
-            "Add an Adapter to helpers.capture.ADAPTERS, and a test that recomputes its attention"
-        )
+        known = ", ".join(sorted(ADAPTERS))
+        vi = f"không biết kiến trúc {kind!r}: cần một trong {known}. "
+        vi += "Hãy thêm một Adapter vào helpers.capture.ADAPTERS, và một kiểm thử tính lại attention của nó"
+        en = f"unknown architecture {kind!r}: expected one of {known}. "
+        en += "Add an Adapter to helpers.capture.ADAPTERS, and a test that recomputes its attention"
+        raise ValueError(say(vi, en))
     return ADAPTERS[kind]
 
 
@@ -81,8 +85,8 @@ def attention_modules(model):
 class QKV:
     """Captured queries, keys and values, before rotary embedding.
 
-    `q`, `k`, `v`: `[layer, sentence, token, feature]`; without the token axis where `positions` was
-    given.  K and V have fewer features than Q in grouped-query attention.
+    `q`, `k`, `v`: `[layer, sentence, token, feature]`; without the token axis where `positions` was given.
+    K and V have fewer features than Q in grouped-query attention.
     """
 
     q: torch.Tensor
@@ -105,7 +109,8 @@ class QKV:
     def heads(self, part):
         """One part ("Q", "K" or "V") cut into heads: `[layer, sentence, (token,) head, d_head]`."""
         if part not in PARTS:
-            raise ValueError(f"expected part 'Q', 'K' or 'V', got {part!r}")
+            vi = f"cần part là 'Q', 'K' hoặc 'V', nhận được {part!r}"
+            raise ValueError(say(vi, f"expected part 'Q', 'K' or 'V', got {part!r}"))
         return getattr(self, part.lower()).unflatten(-1, (-1, self.d_head))
 
 
@@ -116,14 +121,15 @@ class _EverythingCaptured(Exception):
 def capture_qkv(model, batch, *, layers=None, positions=None):
     """Run the model once and return the queries, keys and values of its attention layers.
 
-    The forward pass stops after the last wanted layer.  The hooks are taken off whatever happens.
+    The forward pass stops after the last wanted layer, and in a causal model it leaves out the tokens after the last
+    wanted position, which nothing before them sees.  The hooks are taken off whatever happens.
 
     Args:
         model: from `load_model`, or any transformers model of a known architecture (`ADAPTERS`).
         batch: from `encode`.
         layers: a layer number, several, or None for all; -1 is the last.
-        positions: `[sentence]`, keep only this token of each sentence (`find_token`); memory then
-            does not grow with the length of the sentences.  None keeps every token, padding too.
+        positions: `[sentence]`, keep only this token of each sentence (`find_token`); memory then does not grow
+            with the length of the sentences.  None keeps every token, padding too.
 
     Returns:
         `QKV` on the model's device and in its dtype.
@@ -133,21 +139,16 @@ def capture_qkv(model, batch, *, layers=None, positions=None):
 
     Source: the hooks are PyTorch's `register_forward_hook`; the layouts are those of transformers.
     """
-    adapter = adapter_of(model)
-    modules = attention_modules(model)
+    adapter, modules, n_head = adapter_of(model), attention_modules(model), model.config.num_attention_heads
     layers = layer_numbers(layers, len(modules))
-    n_head = model.config.num_attention_heads
-    batch_size, n_token = batch["input_ids"].shape
-    device = next(model.parameters()).device
+    shape, device = batch["input_ids"].shape, next(model.parameters()).device
+    inputs, rows = {key: value.to(device) for key, value in batch.items()}, None
     if positions is not None:
-        positions = torch.as_tensor(positions)
-        if positions.shape != (batch_size,) or bool(((positions < 0) | (positions >= n_token)).any()):
-            raise ValueError(
-                f"expected one position in 0..{n_token - 1} for each of {batch_size} sentences, "
-                f"got {positions.tolist() if positions.numel() < 9 else tuple(positions.shape)}: use find_token(batch, ...)"
-            )
-        rows = torch.arange(batch_size, device=device)
-        positions = positions.to(device)
+        positions = _checked_positions(positions, *shape).to(device)
+        rows = torch.arange(len(positions), device=device)
+        if adapter.causal and getattr(model.config, "is_causal", True):
+            end = int(positions.max()) + 1
+            inputs = {key: value[:, :end] if value.shape[:2] == shape else value for key, value in inputs.items()}
     wanted = [(layer, name) for layer in sorted(set(layers)) for name in adapter.projections]
     outputs = {}
 
@@ -164,26 +165,34 @@ def capture_qkv(model, batch, *, layers=None, positions=None):
         for layer, name in wanted:
             handle = modules[layer].get_submodule(name).register_forward_hook(hook_for((layer, name)))
             hooks.callback(handle.remove)
-        try:
-            model.base_model(**{key: value.to(device) for key, value in batch.items()})
-        except _EverythingCaptured:
-            pass
-
+        with suppress(_EverythingCaptured):
+            model.base_model(**inputs)
     parts = []
     for layer in layers:
         captured = [outputs[layer, name] for name in adapter.projections]
         parts.append(adapter.split(captured[0], n_head) if adapter.split else captured)
-    q, k, v = (torch.stack(part) for part in zip(*parts))  # [layer, sentence, (token,) feature]
+    q, k, v = (torch.stack(part) for part in zip(*parts, strict=True))  # [layer, sentence, (token,) feature]
     return QKV(q, k, v, layers, d_head=q.shape[-1] // n_head)
 
 
+def _checked_positions(positions, n_sentence, n_token):
+    positions = torch.as_tensor(positions)
+    if positions.shape != (n_sentence,) or bool(((positions < 0) | (positions >= n_token)).any()):
+        came = positions.tolist() if positions.numel() < 9 else tuple(positions.shape)
+        vi = f"mỗi câu trong {n_sentence} câu cần một vị trí từ 0 đến {n_token - 1}, nhận được {came}: "
+        en = f"expected one position in 0..{n_token - 1} for each of {n_sentence} sentences, got {came}: "
+        raise ValueError(say(vi + "hãy dùng find_token(batch, ...)", en + "use find_token(batch, ...)"))
+    return positions
+
+
 def layer_numbers(layers, n_layer):
+    """Layer numbers from 0 up as a tuple, in the order given: of one number, several, or None (all); -1 is the last."""
     if layers is None:
         return tuple(range(n_layer))
     numbers = (int(layers),) if isinstance(layers, Integral) else tuple(int(layer) for layer in layers)
     outside = [layer for layer in numbers if not -n_layer <= layer < n_layer]
     if outside or not numbers:
-        raise ValueError(
-            f"layer {some(outside) or '(none given)'} is out of range: the model has layers 0..{n_layer - 1}"
-        )
+        came, last = shortened(outside) or say("(chưa cho tầng nào)", "(none given)"), n_layer - 1
+        vi = f"tầng {came} nằm ngoài phạm vi: mô hình có các tầng từ 0 đến {last}"
+        raise ValueError(say(vi, f"layer {came} is out of range: the model has layers 0..{last}"))
     return tuple(layer % n_layer for layer in numbers)

@@ -6,10 +6,15 @@ block of the pair, and the strict upper triangle counts every pair once.
 
 import torch
 
+from helpers.settings import say
+
 BLOCKS = {"QQ": 1, "KK": 4, "VV": 9, "QK": 2, "QV": 3, "KV": 6}
 """Block name -> code in `matrix_mask`, in the order in which figures and tables show them."""
 
 PARTS = ("Q", "K", "V")
+BLOCK_PARTS = [(PARTS.index(a), PARTS.index(b)) for a, b in BLOCKS]
+"""Places in `PARTS` of the two parts of every block."""
+
 MEASURES = ("cosine", "correlation")
 
 
@@ -21,15 +26,22 @@ def check_sizes(sizes, n_features=None):
     """
     given, sizes = tuple(sizes), tuple(int(size) for size in sizes)
     if len(sizes) != 3 or min(sizes) < 1 or sizes != given:
-        raise ValueError(
-            f"expected sizes = (features of Q, of K, of V), three whole positive numbers, got {given}: pass qkv.sizes"
-        )
+        vi = f"cần sizes = (số chiều của Q, của K, của V), ba số nguyên dương, nhận được {given}: hãy dùng qkv.sizes"
+        en = f"expected sizes = (features of Q, of K, of V), three whole positive numbers, got {given}: pass qkv.sizes"
+        raise ValueError(say(vi, en))
     if n_features is not None and sum(sizes) != n_features:
-        raise ValueError(
-            f"sizes {sizes} add up to {sum(sizes)}, but there are {n_features} features: "
-            "pass the sizes of the same capture (qkv.sizes with qkv.joined())"
-        )
+        vi = f"sizes {sizes} có tổng là {sum(sizes)}, nhưng dữ liệu có {n_features} chiều: "
+        en = f"sizes {sizes} add up to {sum(sizes)}, but there are {n_features} features: "
+        vi += "hãy dùng sizes của chính lần ghi đó (qkv.sizes đi với qkv.joined())"
+        raise ValueError(say(vi, en + "pass the sizes of the same capture (qkv.sizes with qkv.joined())"))
     return sizes
+
+
+def check_measure(measure):
+    """Raise `ValueError` unless `measure` is one of `MEASURES`."""
+    if measure not in MEASURES:
+        vi = f"không có độ đo {measure!r}: cần 'cosine' hoặc 'correlation' (hệ số tương quan)"
+        raise ValueError(say(vi, f"unknown measure {measure!r}: expected 'cosine' or 'correlation'"))
 
 
 def vector_mask(sizes):
@@ -96,11 +108,13 @@ def block_values(similarity, sizes, block):
     tensor([2, 6])
     """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
-        raise ValueError(
-            f"expected similarity [feature, feature], got {tuple(similarity.shape)}: choose one layer first"
-        )
+        got = tuple(similarity.shape)
+        vi = f"cần similarity [feature, feature], nhận được {got}: hãy chọn một tầng trước"
+        raise ValueError(say(vi, f"expected similarity [feature, feature], got {got}: choose one layer first"))
     if block not in BLOCKS:
-        raise ValueError(f"unknown block {block!r}: expected one of {', '.join(BLOCKS)}")
+        names = ", ".join(BLOCKS)
+        vi = f"không có khối {block!r}: cần một trong {names}"
+        raise ValueError(say(vi, f"unknown block {block!r}: expected one of {names}"))
     check_sizes(sizes, similarity.shape[0])
     at = part_slices(sizes)
     rectangle = similarity[at[block[0]], at[block[1]]]  # [size of first part, size of second part]

@@ -4,8 +4,6 @@ import os
 import unicodedata
 from pathlib import Path
 
-import platformdirs
-
 LANGUAGES = ("vi", "en")
 _language = "en"
 
@@ -37,4 +35,8 @@ def say(vi, en):
 
 def cache_dir():
     """Where wheel models are kept: QKV_CACHE if set, else the user's cache folder of this system."""
-    return Path(os.environ.get("QKV_CACHE") or platformdirs.user_cache_dir("qkv-token-similarity"))
+    if named := os.environ.get("QKV_CACHE"):
+        return Path(named)
+    import platformdirs  # here: a machine that only proves the kernels has none and names a folder
+
+    return Path(platformdirs.user_cache_dir("qkv-token-similarity"))

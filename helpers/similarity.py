@@ -1,113 +1,96 @@
-"""Cosine similarity and Pearson correlation between features, over token occurrences.
+"""Cosine similarity and Pearson correlation between features, over samples (one word in many sentences, say).
 
 `cosine_similarity` and `pearson_correlation` return the whole matrix and are meant to be read.
-`block_histograms` never stores that matrix: it computes one band of rows at a time, bins it, and
-gets both measures out of one product of centred features, because
+`block_histograms` never stores that matrix: it takes one band of rows at a time, cuts it into tiles, counts
+each tile, and gets both measures out of one product of centred features, because
 
     cos_ij = a_i a_j r_ij + b_i b_j      with a = std / rms and b = mean / rms of each feature
 
-(the identity of notebook 02 without a division by the standard deviation).  What is written here is
-plain torch and runs on every device.  Two optional kernels do the same faster: `kernels_cpu` (numba)
-and `kernels_cuda` (Triton); `kernel_for` says which one is taken.
+(the identity of notebook 02 without a division by the standard deviation).  The moments
+are taken in `helpers.kernels.features`, the bands in `helpers.kernels.plain`: plain torch, on every device.
+Other files there have the same compiled, for a CPU and for CUDA.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from helpers.kernels import kernel_for
+from helpers.kernels import compiled_sums, kernel_for
+from helpers.kernels.features import standardise
+from helpers.kernels.plain import plain_sums
 from helpers.kernels.precision import full_precision
-from helpers.masks import BLOCKS, MEASURES, PARTS, check_sizes, n_block_pairs
-
-TILE = 128  # rows of the similarity matrix held at once
-CONSTANT = 8  # a standard deviation up to CONSTANT * eps * rms is rounding, not variation
-CONSTANT_HALF = 1  # the same for float16 and bfloat16, where eps is so coarse that more would be signal
+from helpers.masks import BLOCKS, MEASURES, check_measure, check_sizes, n_block_pairs
+from helpers.settings import say
 
 
-@dataclass
-class _Features:
-    """Per-feature quantities; `...` = leading dimensions of x."""
-
-    z: torch.Tensor  # [..., sample, F] centred, unit norm over tokens, in the dtype of the product
-    a: torch.Tensor  # [..., F] std / rms
-    b: torch.Tensor  # [..., F] mean / rms
-    constant: torch.Tensor  # [..., F] bool: no correlation
-    zero: torch.Tensor  # [..., F] bool: no cosine
+class FewSamplesWarning(UserWarning):
+    """Every similarity is +1 or -1, because there are one or two samples."""
 
 
 def _check(x, measures):
     """`x` as a floating tensor `[..., sample, feature]` that the measures can be taken of, or an error."""
     if not isinstance(x, torch.Tensor):
-        raise TypeError(f"expected a torch.Tensor [..., sample, feature], got {type(x).__name__}: torch.as_tensor(x)")
+        got = type(x).__name__
+        vi = f"cần một torch.Tensor [..., sample, feature], nhận được {got}: hãy dùng torch.as_tensor(x)"
+        raise TypeError(say(vi, f"expected a torch.Tensor [..., sample, feature], got {got}: torch.as_tensor(x)"))
     if x.is_complex() or x.dtype == torch.bool:
-        raise TypeError(f"expected real numbers, got {x.dtype}")
+        raise TypeError(say(f"cần số thực, nhận được {x.dtype}", f"expected real numbers, got {x.dtype}"))
     if x.ndim < 2 or 0 in x.shape:
-        raise ValueError(
+        vi = (
+            f"cần x [..., sample, feature] có ít nhất một mẫu và một chiều, nhận được {tuple(x.shape)}: hãy xếp mỗi "
+            "lần từ xuất hiện thành một hàng, ví dụ capture_qkv(..., positions=positions).joined()[0]"
+        )
+        en = (
             f"expected x [..., sample, feature] with at least one of each, got {tuple(x.shape)}: "
             "stack one vector per token occurrence, e.g. capture_qkv(..., positions=positions).joined()[0]"
         )
+        raise ValueError(say(vi, en))
     if not x.is_floating_point():
         x = x.to(torch.float64)
-    finite = None if _has_finite_sum(x) else torch.isfinite(x)
-    if finite is not None and not bool(finite.all()):
-        first = tuple((~finite).nonzero()[0].tolist())
-        raise ValueError(
-            f"x holds {int((~finite).sum())} NaN or infinite values of {x.numel()}, the first at index {first}: "
-            "a float16 model overflows easily, load it with dtype=torch.float32; otherwise look at the input there"
-        )
-    n = x.shape[-2]
-    if "correlation" in measures and n == 1:
-        raise ValueError(
-            f"correlation needs at least two tokens, got x {tuple(x.shape)} with one: "
-            "pass more sentences, or ask for the cosine only"
-        )
-    if n == 1 or (n == 2 and "correlation" in measures):
-        measure = "cosine" if n == 1 else "correlation"
-        warnings.warn(
-            f"with {n} token(s) every {measure} is +1 or -1 by construction: use more sentences", stacklevel=3
-        )
+    _check_finite(x)
+    _check_number(x.shape[-2], measures)
     return x
 
 
-def _has_finite_sum(x):
-    """True only if every value is finite.  False where one is not, and where the sum leaves the range."""
+def _check_finite(x):
     if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
-        # Not torch: its threads would keep the cores busy for a while, waiting for more, while our kernel runs.
-        with np.errstate(over="ignore", invalid="ignore"):
-            return bool(np.isfinite(x.detach().numpy().sum()))
-    return bool(torch.isfinite(x.sum(dtype=torch.float64)))
-
-
-def _features(x):
-    """Moments in float64 in two passes; `z` in float32 unless `x` is float64."""
-    x64 = x.to(torch.float64)
-    if x.dtype == torch.float64:  # squares of 1e200 or 1e-200 leave the range; a power of two costs no digits
-        largest = x64.abs().amax(dim=-2, keepdim=True)  # [..., 1, F]
-        x64 = torch.ldexp(x64, -torch.frexp(largest).exponent)
-    n = x.shape[-2]
-    mean = x64.mean(dim=-2)  # [..., F]
-    centred = x64 - mean.unsqueeze(-2)  # [..., sample, F]
-    mean = mean + centred.mean(dim=-2)  # second pass: what rounding left
-    centred = x64 - mean.unsqueeze(-2)
-    norm = torch.linalg.vector_norm(centred, dim=-2)  # [..., F] = std * sqrt(n)
-    rms = torch.linalg.vector_norm(x64, dim=-2) / n**0.5  # [..., F]
-    std = norm / n**0.5
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    tiny = torch.finfo(torch.float64).tiny
-    return _Features(
-        z=(centred / norm.clamp_min(tiny).unsqueeze(-2)).to(dtype),
-        a=(std / rms.clamp_min(tiny)).to(dtype),
-        b=(mean / rms.clamp_min(tiny)).to(dtype),
-        constant=std <= _constant_limit(x.dtype) * rms,
-        zero=rms == 0,
+        with np.errstate(over="ignore", invalid="ignore"):  # NumPy: it wakes no thread of torch
+            total = float(x.detach().numpy().sum())
+    else:
+        total = float(x.sum(dtype=torch.float64))
+    if math.isfinite(total):
+        return
+    infinite = ~torch.isfinite(x)
+    if not bool(infinite.any()):  # only the sum has left the range
+        return
+    first, number = tuple(infinite.nonzero()[0].tolist()), int(infinite.sum())
+    vi = (
+        f"x có {number} giá trị NaN hoặc vô hạn trong tổng số {x.numel()}, giá trị đầu tiên ở chỉ số {first}: mô hình "
+        "float16 rất dễ tràn số, hãy nạp mô hình với dtype=torch.float32; nếu không phải vậy, hãy xem lại dữ liệu ở đó"
     )
+    en = (
+        f"x holds {number} NaN or infinite values of {x.numel()}, the first at index {first}: "
+        "a float16 model overflows easily, load it with dtype=torch.float32; otherwise look at the input there"
+    )
+    raise ValueError(say(vi, en))
 
 
-def _constant_limit(dtype):
-    """A feature with std / rms up to this is constant."""
-    return (CONSTANT_HALF if dtype.itemsize == 2 else CONSTANT) * torch.finfo(dtype).eps
+def _check_number(n, measures):
+    """Refuse one sample for the correlation; warn where every similarity is +1 or -1."""
+    if n == 1 and "correlation" in measures:
+        vi = "hệ số tương quan cần ít nhất hai mẫu, ở đây chỉ có một: hãy thêm câu, hoặc chỉ tính cosine"
+        en = "correlation needs at least two tokens, got one: pass more sentences, or ask for the cosine only"
+        raise ValueError(say(vi, en))
+    if n == 1 or (n == 2 and "correlation" in measures):
+        measure = "cosine" if n == 1 else "correlation"
+        vi = (
+            f"với {n} mẫu, mọi giá trị {'cosine' if n == 1 else 'tương quan'} đều là +1 hoặc -1: hãy dùng nhiều câu hơn"
+        )
+        en = f"with {n} token(s) every {measure} is +1 or -1 by construction: use more sentences"
+        warnings.warn(say(vi, en), FewSamplesWarning, stacklevel=4)
 
 
 def _matrix(similarity, undefined):
@@ -116,7 +99,7 @@ def _matrix(similarity, undefined):
 
 
 def cosine_similarity(x):
-    """Cosine similarity between every two features (columns), over the tokens (rows).
+    """Cosine similarity between every two features (columns), over the samples (rows).
 
     s_ij = sum_t x_ti x_tj / (|x_i| |x_j|).  It keeps each feature's mean.
 
@@ -133,35 +116,35 @@ def cosine_similarity(x):
     >>> cosine_similarity(torch.tensor([[1., 1.], [1., 3.]]))[0, 1].round(decimals=3)
     tensor(0.8940)
     """
-    f = _features(_check(x, ("cosine",)))
+    z, f = standardise(_check(x, ("cosine",)))
     offset = f.b.unsqueeze(-1) * f.b.unsqueeze(-2)  # [..., F, F]
-    variation = f.z * f.a.unsqueeze(-2)  # [..., sample, F]
+    variation = z * f.a.unsqueeze(-2)  # [..., sample, F]
     with full_precision(x.device):
         return _matrix(variation.mT @ variation + offset, f.zero)
 
 
 def pearson_correlation(x):
-    """Pearson correlation between every two features (columns), over the tokens (rows).
+    """Pearson correlation between every two features (columns), over the samples (rows).
 
     r_ij = the cosine similarity after each feature's mean is subtracted.
 
     Args:
-        x: `[..., sample, F]` with at least two tokens, any real dtype; integers are cast to float64.
+        x: `[..., sample, F]` with at least two samples, any real dtype; integers are cast to float64.
 
     Returns:
         `[..., F, F]` in [-1, 1], float64 for float64 and integers, else float32.  Rows and columns
         of a constant feature (spread at rounding level of its magnitude) are NaN.
 
     Raises:
-        TypeError: not a real tensor.  ValueError: wrong rank, one token, or NaN or infinity in `x`.
+        TypeError: not a real tensor.  ValueError: wrong rank, one sample, or NaN or infinity in `x`.
 
     >>> x = torch.tensor([[1., 1.], [1., 3.], [2., 5.]])
     >>> bool((pearson_correlation(x) - torch.corrcoef(x.T)).abs().max() < 1e-6)
     True
     """
-    f = _features(_check(x, ("correlation",)))
+    z, f = standardise(_check(x, ("correlation",)))
     with full_precision(x.device):
-        return _matrix(f.z.mT @ f.z, f.constant)
+        return _matrix(z.mT @ z, f.constant)
 
 
 @dataclass(frozen=True)
@@ -183,6 +166,11 @@ class BlockHistogram:
     edges: torch.Tensor
     """float64 `[bins + 1]`, from -1 to 1; bins are [a, b), the last one [a, b]."""
 
+    @property
+    def centers(self):
+        """float64 `[bins]`, the middle of each bin."""
+        return (self.edges[1:] + self.edges[:-1]) / 2
+
 
 @dataclass(frozen=True)
 class BlockHistograms:
@@ -199,6 +187,17 @@ class BlockHistograms:
 
     def items(self):
         return self.blocks.items()
+
+
+def _check_options(measures, bins):
+    """The names of the measures, each once, and the number of bins as an int, or `ValueError`."""
+    measures = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
+    for measure in measures or (None,):
+        check_measure(measure)
+    if int(bins) != bins or bins < 1:
+        vi = f"số khoảng chia phải là số nguyên, ít nhất là 1, nhận được {bins}"
+        raise ValueError(say(vi, f"expected a whole number of bins, at least 1, got {bins}"))
+    return measures, int(bins)
 
 
 @torch.no_grad()
@@ -220,7 +219,7 @@ def block_histograms(x, sizes, *, measures=MEASURES, bins=100, threshold=0.9):
 
     Raises:
         TypeError: not a real tensor.
-        ValueError: wrong rank, sizes that do not add up, unknown measure, one token for the
+        ValueError: wrong rank, sizes that do not add up, unknown measure, one sample for the
             correlation, NaN or infinity in `x`.
 
     >>> x = torch.randn(54, 8, generator=torch.Generator().manual_seed(0))
@@ -228,127 +227,62 @@ def block_histograms(x, sizes, *, measures=MEASURES, bins=100, threshold=0.9):
     >>> int(result["cosine"]["QQ"].counts.sum()), result["correlation"]["QK"].counts.shape
     (6, torch.Size([100]))
     """
-    measures = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
-    if not measures or set(measures) - set(MEASURES):
-        raise ValueError(f"unknown measures {measures}: expected some of {MEASURES}")
-    if int(bins) != bins or bins < 1:
-        raise ValueError(f"expected a whole number of bins, at least 1, got {bins}")
-    bins = int(bins)
+    measures, bins = _check_options(measures, bins)
     x = _check(x, measures)
     sizes = check_sizes(sizes, x.shape[-1])
-    flat = x.reshape(-1, *x.shape[-2:])  # [layer, sample, F]
+    *batch, n, n_features = x.shape
+    layers = x.reshape(-1, n, n_features)
     kernel = kernel_for(x, bins)
     if kernel == "torch":
-        sums = _torch_sums(flat, sizes, measures, bins, threshold)
-    else:
-        sums = _compiled_sums(kernel, flat, sizes, measures, bins, threshold)
-    return _histograms(sums, x, sizes, measures, bins, threshold)
+        pairs = (_standardised(layer) for layer in layers)
+        options = {"measures": measures, "bins": bins, "threshold": threshold, "batch": batch, "device": x.device}
+        return product_histograms(pairs, sizes, n_samples=n, **options)
+    sums = compiled_sums(kernel, layers, sizes, measures, bins, threshold)
+    return _histograms(*sums, sizes, measures, batch, n, threshold)
 
 
-def _histograms(sums, x, sizes, measures, bins, threshold):
-    """Sums `[measure, block, layer, ...]` as `{measure: BlockHistograms}`."""
-    counts, mean, std, above = sums
-    edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64, device=x.device)
+def _standardised(layer):
+    """(features, product) of one layer `[sample, F]`, as `product_histograms` takes them."""
+    z, features = standardise(layer)
+    return features, lambda i, j: z[:, i].mT @ z[:, j]
+
+
+def product_histograms(layers, sizes, *, n_samples, measures=MEASURES, bins=100, threshold=0.9, batch=(), device="cpu"):
+    """`block_histograms` in plain torch, out of anything that gives correlations: features, or co-moments.
+
+    Args:
+        layers: one (features, product) for each index of `batch`: `Features` `[F]`, and a function of two slices
+            that gives the correlations `[row, column]`, finite, of the features in the one with those in the other.
+        n_samples: number of samples they were taken over.
+        sizes, measures, bins, threshold: as in `block_histograms`.
+        batch: leading dimensions of the result.  device: where the products are.
+
+    >>> z, features = standardise(torch.randn(54, 8, generator=torch.Generator().manual_seed(0)))
+    >>> result = product_histograms([(features, lambda i, j: z[:, i].T @ z[:, j])], (4, 2, 2), n_samples=54)
+    >>> int(result["cosine"]["QQ"].counts.sum())
+    6
+    """
+    measures, bins = _check_options(measures, bins)
+    sizes = check_sizes(sizes)
+    sums = plain_sums(layers, math.prod(batch), n_samples, sizes, measures, bins, threshold, device)
+    return _histograms(*sums, sizes, measures, batch, n_samples, threshold)
+
+
+def _histograms(counts, mean, std, above, sizes, measures, batch, n_samples, threshold):
+    """`[measure, block, layer]`, counts with bins, as `{measure: BlockHistograms}`."""
+    edges = torch.linspace(-1, 1, counts.shape[-1] + 1, dtype=torch.float64, device=counts.device)
     total = n_block_pairs(sizes)
-    n_defined = counts.sum(-1)  # [measure, block, layer]
-    n_pairs = torch.tensor([total[block] for block in BLOCKS], device=x.device).view(-1, 1).expand_as(n_defined)
-    fields = {
-        "counts": counts,
-        "mean": mean,
-        "std": std,
-        "share_above": above,
-        "n_pairs": n_pairs.contiguous(),
-        "n_undefined": n_pairs - n_defined,
-    }
-    batch = x.shape[:-2]
-    fields = {name: value.reshape(*value.shape[:2], *batch, *value.shape[3:]) for name, value in fields.items()}
-    fields = {name: [of.unbind() for of in value.unbind()] for name, value in fields.items()}  # [measure][block]
+    counts = counts.reshape(*counts.shape[:2], *batch, -1)
+    mean, std, above = (values.reshape(*values.shape[:2], *batch) for values in (mean, std, above))
+    n_defined = counts.sum(-1)  # [measure, block, ...]
     result = {}
     for m, measure in enumerate(measures):
-        blocks = {
-            block: BlockHistogram(**{name: value[m][b] for name, value in fields.items()}, edges=edges)
-            for b, block in enumerate(BLOCKS)
-        }
-        result[measure] = BlockHistograms(measure, blocks, edges, x.shape[-2], threshold)
+        blocks = {}
+        for b, block in enumerate(BLOCKS):
+            n_pairs = torch.full_like(n_defined[m, b], total[block])
+            n_undefined = n_pairs - n_defined[m, b]
+            blocks[block] = BlockHistogram(
+                counts[m, b], mean[m, b], std[m, b], above[m, b], n_pairs, n_undefined, edges
+            )
+        result[measure] = BlockHistograms(measure, blocks, edges, n_samples, threshold)
     return result
-
-
-def _compiled_sums(kernel, x, sizes, measures, bins, threshold):
-    """`[layer, sample, F]` through a compiled kernel, as `_torch_sums` returns it."""
-    if kernel == "numba":
-        from helpers.kernels.cpu import layer_sums
-    else:
-        from helpers.kernels.cuda import layer_sums
-    found = layer_sums(x, sizes, _constant_limit(x.dtype), bins, threshold)
-    rows, columns = ([PARTS.index(part) for part in parts] for parts in zip(*BLOCKS))
-    chosen = [MEASURES.index(measure) for measure in measures]
-    # [layer, part, part, measure, ...] -> [layer, block, measure, ...] -> [measure, block, layer, ...]
-    return [torch.as_tensor(v[:, rows, columns].swapaxes(0, 2)[chosen]) for v in found]
-
-
-def _torch_sums(x, sizes, measures, bins, threshold):
-    """`[layer, sample, F]` -> counts `[measure, block, layer, bins]` and mean, std, share above `[measure, block, layer]`."""
-    with full_precision(x.device):
-        layers = [_layer_sums(layer, sizes, measures, bins, threshold) for layer in x]
-    rows = [[[layer[measure, block] for layer in layers] for block in BLOCKS] for measure in measures]
-    counts = torch.stack([torch.stack([torch.stack([s.counts for s in b]) for b in m]) for m in rows])
-    moments = torch.stack([torch.stack([torch.stack([s.moments for s in b]) for b in m]) for m in rows])
-    mean, square, above = (moments / counts.sum(-1, keepdim=True)).unbind(-1)  # NaN where nothing is defined
-    return counts, mean, (square - mean**2).clamp_min(0).sqrt(), above
-
-
-class _Sums:
-    """Running sums over the pairs of one block."""
-
-    def __init__(self, bins, device):
-        self.counts = torch.zeros(bins, dtype=torch.int64, device=device)
-        self.moments = torch.zeros(3, dtype=torch.float64, device=device)
-
-    def add(self, s, threshold):
-        s = s.clamp(-1, 1)
-        bins = self.counts.numel()
-        index = ((s + 1) * (bins / 2)).to(torch.int64).clamp_max_(bins - 1)
-        self.counts += torch.bincount(index, minlength=bins)
-        s64 = s.double()  # squares in float64: the spread may be far smaller than the mean
-        self.moments += torch.stack([s64.sum(), torch.dot(s64, s64), (s.abs() > threshold).sum(dtype=torch.float64)])
-
-
-def _layer_sums(x, sizes, measures, bins, threshold):
-    """One layer `[sample, F]` -> `{(measure, block): _Sums}`."""
-    f = _features(x)
-    undefined = {"cosine": f.zero, "correlation": f.constant}
-    sums = {(measure, block): _Sums(bins, x.device) for measure in measures for block in BLOCKS}
-    if len(measures) == 2 and torch.equal(f.zero, f.constant):
-        passes = [measures]  # the same features are left out: one product serves both
-    else:
-        passes = [(measure,) for measure in measures]
-    for group in passes:
-        keep = ~undefined[group[0]]  # [F]
-        kept_sizes = [int(part.sum()) for part in keep.split(sizes)]
-        z, a, b = f.z[:, keep], f.a[keep], f.b[keep]
-        for block, i, j, r in _bands(z, kept_sizes):
-            for measure in group:
-                s = r if measure == "correlation" else r * a[i, None] * a[j] + b[i, None] * b[j]
-                sums[measure, block].add(_pairs(s, i, j), threshold)
-    return sums
-
-
-def _bands(z, sizes):
-    """Yield (block, rows, columns, products `[row, column]`): each band of rows against all later parts."""
-    stop = [sum(sizes[: p + 1]) for p in range(3)]
-    for p, first in enumerate(PARTS):
-        for top in range(stop[p] - sizes[p], stop[p], TILE):
-            i = slice(top, min(top + TILE, stop[p]))
-            product = z[:, i].mT @ z[:, top:]  # [row, column from top on]
-            for q in range(p, 3):
-                j = slice(max(top, stop[q] - sizes[q]), stop[q])
-                yield first + PARTS[q], i, j, product[:, j.start - top : j.stop - top]
-
-
-def _pairs(s, i, j):
-    """The pairs of one band, each once: what lies above the diagonal where rows and columns meet."""
-    if i.start != j.start:
-        return s.flatten()
-    height = i.stop - i.start
-    row, column = torch.triu_indices(height, height, offset=1, device=s.device)
-    return torch.cat([s[row, column], s[:, height:].flatten()])

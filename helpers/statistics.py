@@ -1,16 +1,16 @@
 """Numbers that sum up a histogram of similarities, and how sure they are.
 
 Pairs of features are not independent of each other, so nothing here is a p-value: distances and
-effect sizes, with jackknife intervals over the token occurrences.
+effect sizes, with intervals over the samples.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
 
-from helpers.masks import MEASURES
+from helpers.masks import check_measure
+from helpers.settings import say
 
 
 def smile_index(histogram):
@@ -31,8 +31,10 @@ def smile_index(histogram):
     """
     edges = histogram.edges
     if not all(bool((edges - at).abs().min() < 1e-9) for at in (-0.8, -0.2, 0.2, 0.8)):
-        raise ValueError(f"{len(edges) - 1} bins have no edges at 0.2 and 0.8: use a multiple of 10, 100 for example")
-    middle = (edges[1:] + edges[:-1]).abs() / 2  # [bins]
+        bins = len(edges) - 1
+        vi = f"{bins} khoảng chia không có ranh giới ở 0,2 và 0,8: hãy dùng một bội số của 10, ví dụ 100"
+        raise ValueError(say(vi, f"{bins} bins have no edges at 0.2 and 0.8: use a multiple of 10, 100 for example"))
+    middle = histogram.centers.abs()  # [bins]
     counts = histogram.counts.double()
     ends, centre = counts[..., middle > 0.8].sum(-1), counts[..., middle < 0.2].sum(-1)
     return (ends - centre) / counts.sum(-1)
@@ -52,24 +54,8 @@ def effective_n(histogram, measure):
     Returns:
         float64 `[...]`.
     """
-    if measure not in MEASURES:
-        raise ValueError(f"unknown measure {measure!r}: expected 'cosine' or 'correlation'")
+    check_measure(measure)
     return 1 / (histogram.std**2 + histogram.mean**2) + (measure == "correlation")
-
-
-def null_shares(n, measure, edges):
-    """Share of independent Gaussian pairs in each bin under the exact null (`null_density`), float64 `[bins]`.
-
-    >>> null_shares(4, "correlation", torch.linspace(-1, 1, 5)).tolist()
-    [0.25, 0.25, 0.25, 0.25]
-    """
-    if measure not in MEASURES:
-        raise ValueError(f"unknown measure {measure!r}: expected 'cosine' or 'correlation'")
-    half = (n - 1 if measure == "cosine" else n - 2) / 2
-    if not half > 0:
-        raise ValueError(f"no null distribution of the {measure} at n = {n}: more tokens are needed")
-    below = stats.beta.cdf((np.asarray(edges.cpu(), dtype=np.float64) + 1) / 2, half, half)
-    return torch.as_tensor(np.diff(below), device=edges.device)
 
 
 def wasserstein_distance(histogram, shares):
@@ -95,7 +81,9 @@ def _cumulative_difference(histogram, other):
     a = _shares(histogram).cumsum(-1)
     b = (_shares(other) if hasattr(other, "counts") else other).cumsum(-1)
     if a.shape[-1] != b.shape[-1]:
-        raise ValueError(f"histograms of {a.shape[-1]} and {b.shape[-1]} bins cannot be compared: use the same bins")
+        vi = f"không so sánh được biểu đồ {a.shape[-1]} khoảng chia với biểu đồ {b.shape[-1]}: hãy dùng cùng số khoảng chia"
+        en = f"histograms of {a.shape[-1]} and {b.shape[-1]} bins cannot be compared: use the same bins"
+        raise ValueError(say(vi, en))
     return (a - b).abs()
 
 
@@ -136,14 +124,34 @@ def jackknife(x, statistic, *, level=0.95):
     >>> [round(float(v), 2) for v in interval]
     [4.5, 2.33, 6.67, 0.96]
     """
+    from scipy import stats  # here, as in helpers.baselines
+
     n = x.shape[-2]
     if n < 3:
-        raise ValueError(f"a jackknife needs at least three tokens, got {n}: pass more sentences")
+        vi = f"jackknife cần ít nhất ba token, nhận được {n}: hãy thêm câu"
+        raise ValueError(say(vi, f"a jackknife needs at least three tokens, got {n}: pass more sentences"))
     estimate = torch.as_tensor(statistic(x), dtype=torch.float64)
     token = torch.arange(n, device=x.device)
     left_out = torch.stack(
         [torch.as_tensor(statistic(x[..., token != i, :]), dtype=torch.float64) for i in range(n)]
     )  # [token, ...]
     error = ((n - 1) * (left_out - left_out.mean(0)).square().mean(0)).sqrt()
-    reach = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    return Interval(estimate, estimate - reach, estimate + reach, error)
+    half_width = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    return Interval(estimate, estimate - half_width, estimate + half_width, error)
+
+
+def mean_ci(values, level=0.95):
+    """Mean and half the width of its confidence interval (Student's t), two floats.
+
+    Args:
+        values: `[sample]`, at least two: one number for each sentence or word, array or tensor.
+        level: of the interval.
+
+    >>> [round(v, 2) for v in mean_ci([1.0, 2.0, 3.0, 4.0])]
+    [2.5, 2.05]
+    """
+    from scipy import stats
+
+    values = np.asarray(values, dtype=np.float64)
+    half_width = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
+    return float(values.mean()), float(half_width)

@@ -31,6 +31,14 @@ def smollm2():
 
 
 @pytest.fixture(scope="session")
+def minilm():
+    """(model, tokenizer) of all-MiniLM-L6-v2, an encoder, on the CPU.  Shared: leave both as they are."""
+    from helpers import load_model
+
+    return load_model("minilm", device="cpu")
+
+
+@pytest.fixture(scope="session")
 def her_batch(smollm2):
     """The 54 sentences with " her", encoded for SmolLM2."""
     from helpers import encode, load_sentences

@@ -4,7 +4,7 @@
     python -m tools.glossary --check    write nothing; list what is wrong with the pages and the texts, if anything
 
 Looked at: the Vietnamese cells of notebooks/source (beside their English partners), every *.vi.md, and
-every Vietnamese string of the code (the cells, `helpers`).
+every Vietnamese string of the code (the cells, `helpers`, the labels).
 """
 
 import argparse
@@ -12,16 +12,16 @@ import ast
 import functools
 import re
 import sys
+import tomllib
 import unicodedata
-from pathlib import Path
 
-import jupytext
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-HERE = ROOT / "docs"
-DATA = HERE / "glossary.yml"
-PAGES = {"en": HERE / "glossary.md", "vi": HERE / "glossary.vi.md"}
+from tools.course import ROOT, read_pairs, sources
+
+DATA = ROOT / "docs" / "glossary.yml"
+LABELS = ROOT / "helpers" / "data" / "labels.toml"
+PAGES = {"en": ROOT / "docs" / "glossary.md", "vi": ROOT / "docs" / "glossary.vi.md"}
 MARKS = "<!-- terms: begin -->", "<!-- terms: end -->"
 NEEDED = {"en": str, "vi": str, "note_en": str, "note_vi": str}
 OPTIONAL = {"also_en": list, "also_vi": list, "avoid": list, "everyday": bool, "first": bool}
@@ -53,16 +53,12 @@ def load(path=DATA):
     data = yaml.safe_load(text)
     seen = set()
     for term in terms(data):
-        name = f"{path.name}, {term.get('en', term)!r}"
-        missing, unknown = NEEDED.keys() - term.keys(), term.keys() - NEEDED.keys() - OPTIONAL.keys()
-        if missing or unknown:
-            raise ValueError(f"{name}: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        wrong = [key for key, kind in (NEEDED | OPTIONAL).items() if key in term and not isinstance(term[key], kind)]
-        if wrong:
-            raise ValueError(f"{name}: {wrong} should be {[(NEEDED | OPTIONAL)[key].__name__ for key in wrong]}")
-        again = seen.intersection(names(term, "en"))
-        if again:
-            raise ValueError(f"{name}: {sorted(again)} stands in another entry already: one term, one translation")
+        where = f"{path.name}, {term.get('en', term)!r}"
+        kinds = {key: type(value) for key, value in term.items()}
+        if wrong := (NEEDED.items() - kinds.items()) | (kinds.items() - (NEEDED | OPTIONAL).items()):
+            raise ValueError(f"{where}: missing, unknown or of a wrong type: {sorted({key for key, _ in wrong})}")
+        if again := seen.intersection(names(term, "en")):
+            raise ValueError(f"{where}: {sorted(again)} stands in another entry already: one term, one translation")
         seen.update(names(term, "en"))
     return data
 
@@ -77,14 +73,9 @@ def names(term, language):
 
 
 def _avoided(term):
-    """(words, only in notebooks and code) for each entry of `avoid`."""
-    return [
-        (word, False) if isinstance(word, str) else (word["text"], word["in"] == "notebooks")
-        for word in term.get("avoid", ())
-    ]
-
-
-# ---- the pages -----------------------------------------------------------------------------------
+    """{word: only in notebooks and code} for each entry of `avoid`."""
+    rows = ({"text": word, "in": ""} if isinstance(word, str) else word for word in term.get("avoid", ()))
+    return {row["text"]: row["in"] == "notebooks" for row in rows}
 
 
 def tables(data, language):
@@ -96,8 +87,7 @@ def tables(data, language):
         lines += ["", f"## {group[language]}", "", f"| {first} | {second} | {meaning} |", "| --- | --- | --- |"]
         for term in group["terms"]:
             note = term[f"note_{language}"]
-            words = ", ".join(f"*{word}*" for word, _ in _avoided(term))
-            if words:
+            if words := ", ".join(f"*{word}*" for word in _avoided(term)):
                 note += f" {never}: {words}."
             cells = (f"**{term[language]}**", term[other], note)
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -111,9 +101,6 @@ def page(language, data):
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f"{PAGES[language].name}: expected {begin} and then {end}, each once")
     return f"{text[: text.index(begin)]}{begin}\n{tables(data, language)}\n{text[text.index(end) :]}"
-
-
-# ---- the texts -----------------------------------------------------------------------------------
 
 
 def prose(text):
@@ -138,28 +125,41 @@ def strings(code):
     return sorted(found)
 
 
-def texts(root=ROOT):
-    """(where, kind, text) of every Vietnamese text; the kind is "notebooks", "code" or "pages"."""
-    for path in sorted((root / "notebooks" / "source").glob("*.py")):
-        for number, cell in enumerate(jupytext.read(path, fmt="py:percent").cells, start=1):
-            where = f"{path.relative_to(root).as_posix()}, cell {number}"
-            if cell.cell_type == "markdown" and cell.metadata.get("lang") == "vi":
-                yield where, "notebooks", cell.source
-            elif cell.cell_type == "code":
-                code = re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE)
-                yield from ((where, "code", text) for _, text in strings(code))
-    for path in sorted((root / "helpers").glob("*.py")):
-        for line, text in strings(path.read_text(encoding="utf-8")):
-            yield f"helpers/{path.name}, line {line}", "code", text
-    for path in sorted([*root.glob("*.vi.md"), *(root / "docs").rglob("*.vi.md")]):
-        yield path.relative_to(root).as_posix(), "pages", path.read_text(encoding="utf-8")
-
-
-def _found(pattern, text, where, group=0):
-    """`where` with the line, and what was found there, for each match."""
+@functools.cache
+def cells():
+    """(where, kind, content) of every cell of the sources, as `read_pairs` gives them."""
     return [
-        (f"{where}, line {1 + text.count(chr(10), 0, found.start(group))}", found) for found in pattern.finditer(text)
+        (f"notebooks/source/{path.name}, cell {number}", kind, content)
+        for path in sources()
+        for number, (kind, content) in enumerate(read_pairs(path), start=1)
     ]
+
+
+def labels():
+    """(where, Vietnamese text, English text) of every label of figures and tables."""
+    for key, (vi, en) in tomllib.loads(LABELS.read_text(encoding="utf-8")).items():
+        yield f"{LABELS.relative_to(ROOT).as_posix()}, label {key!r}", vi, en
+
+
+def texts():
+    """(where, kind, text) of every Vietnamese text; the kind is "notebooks", "code" or "pages"."""
+    for where, kind, content in cells():
+        if kind == "text":
+            yield where, "notebooks", content["vi"]
+        else:
+            code = re.sub(r"^\s*[%!].*$", "", content.source, flags=re.MULTILINE)
+            yield from ((where, "code", text) for _, text in strings(code))
+    for path in sorted((ROOT / "helpers").rglob("*.py")):
+        for line, text in strings(path.read_text(encoding="utf-8")):
+            yield f"{path.relative_to(ROOT).as_posix()}, line {line}", "code", text
+    yield from ((where, "code", vi) for where, vi, _ in labels())
+    for path in sorted([*ROOT.glob("*.vi.md"), *ROOT.glob("docs/**/*.vi.md"), *ROOT.glob("tools/**/*.vi.md")]):
+        yield path.relative_to(ROOT).as_posix(), "pages", path.read_text(encoding="utf-8")
+
+
+def _found(pattern, text, where):
+    """`where` with the line, and what was found there, for each match."""
+    return [(f"{where}, line {1 + text.count(chr(10), 0, found.start())}", found) for found in pattern.finditer(text)]
 
 
 @functools.cache
@@ -174,7 +174,7 @@ def wrong_words(data, where, kind, text):
     rules = {
         word.casefold(): f"the glossary has {term['vi']!r} for {term['en']}"
         for term in terms(data)
-        for word, notebooks_only in _avoided(term)
+        for word, notebooks_only in _avoided(term).items()
         if kind != "pages" or not notebooks_only
     }
     rules |= {word: f"write {row['write']}: {row['example']}" for row in data["spelling"] for word in row["never"]}
@@ -182,10 +182,9 @@ def wrong_words(data, where, kind, text):
     for at, found in _found(_words(*rules), text, where):
         word = " ".join(found.group().split()).casefold()
         problems.append(f"{at}: {word!r}: {rules[word]}")
-    return problems + [
-        f"{at}: {found.group()!r}: the tone stands on the first vowel (hóa, tùy)"
-        for at, found in _found(TONE, text, where)
-    ]
+    for at, found in _found(TONE, text, where):
+        problems.append(f"{at}: {found.group()!r}: the tone stands on the first vowel (hóa, tùy)")
+    return problems
 
 
 def wrong_glosses(data, where, kind, text):
@@ -208,17 +207,9 @@ def wrong_glosses(data, where, kind, text):
     return problems
 
 
-def pairs(root=ROOT):
+def pairs():
     """(where, Vietnamese text, English text) of every pair of cells, and of every label."""
-    for path in sorted((root / "notebooks" / "source").glob("*.py")):
-        cells = [cell for cell in jupytext.read(path, fmt="py:percent").cells if cell.cell_type == "markdown"]
-        of = {language: [cell.source for cell in cells if cell.metadata.get("lang") == language] for language in PAGES}
-        for number, (vi, en) in enumerate(zip(of["vi"], of["en"], strict=True), start=1):
-            yield f"{path.relative_to(root).as_posix()}, text {number}", vi, en
-    tree = ast.parse((root / "helpers" / "teaching" / "labels.py").read_text(encoding="utf-8"))
-    labels = next(node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "LABELS")
-    for key, (vi, en) in ast.literal_eval(labels).items():  # read, not imported: that would load torch
-        yield f"helpers/teaching/labels.py, label {key!r}", vi, en
+    return [(where, found["vi"], found["en"]) for where, kind, found in cells() if kind == "text"] + list(labels())
 
 
 def missing_terms(data, where, vi, en):
@@ -233,32 +224,25 @@ def missing_terms(data, where, vi, en):
     return missing
 
 
-def _runs_over(pattern, text, use):
-    """Whether a word of the pattern begins within `use`, after its first letter, and ends behind it."""
-    starts = range(use.start() + 1, use.end())
-    return any(found.end() > use.end() for found in (pattern.match(text, start) for start in starts) if found)
-
-
 def missing_glosses(data, where, text):
     """Terms that a Vietnamese notebook uses for the first time without the English name in brackets near them."""
     text = " ".join(re.sub(r"^#.*$", "", prose(text), flags=re.MULTILINE).split())  # a heading is too short for it
-    missing = []
-    others = _words(*(term["vi"] for term in terms(data)))
-    for term in sorted(terms(data), key=lambda term: -len(term["vi"])):  # "tầng nông" before "tầng"
-        uses = _words(term["vi"]).finditer(text)  # "trừ trung bình chung" is no use of "trừ trung bình"
-        found = next((use for use in uses if not _runs_over(others, text, use)), None)
-        if found and term.get("first"):
-            near = text[max(0, found.start() - 30) : found.end() + 45].casefold()
+    rest, missing = text, []
+    for term in sorted(terms(data), key=lambda term: -len(term["vi"])):
+        use = _words(term["vi"]).search(rest)  # "trừ trung bình chung" is no use of "trừ trung bình"
+        # Its first word stays: "tầng nông" is a use of "tầng".
+        rest = _words(term["vi"]).sub(lambda found: re.sub(r"(?<=\s)\S", "·", found.group()), rest)
+        if use and term.get("first"):
+            near = text[max(0, use.start() - 30) : use.end() + 45].casefold()
             if not any(re.search(rf"\([^()]*\b{re.escape(name)}\b", near) for name in names(term, "en")):
                 missing.append(f"{where}: the first {term['vi']!r} lacks ({term['en']}): '{near}'")
     return missing
 
 
-def notebooks(root=ROOT):
+def notebooks():
     """(name, all Vietnamese text) of every notebook."""
-    for path in sorted((root / "notebooks" / "source").glob("*.py")):
-        cells = jupytext.read(path, fmt="py:percent").cells
-        yield path.stem, "\n".join(cell.source for cell in cells if cell.metadata.get("lang") == "vi")
+    for path in sources():
+        yield path.stem, "\n".join(content["vi"] for kind, content in read_pairs(path) if kind == "text")
 
 
 def problems_of(data, where, kind, text):
@@ -272,11 +256,8 @@ def problems_of(data, where, kind, text):
 
 def problems(data):
     """Everything: pages that are not what the data gives, and texts that do not keep to the glossary."""
-    found = [
-        f"docs/{path.name}: is not what glossary.yml gives: run python -m tools.glossary"
-        for language, path in PAGES.items()
-        if path.read_text(encoding="utf-8") != page(language, data)
-    ]
+    stale = [path.name for language, path in PAGES.items() if path.read_text(encoding="utf-8") != page(language, data)]
+    found = [f"docs/{name}: is not what glossary.yml gives: run python -m tools.glossary" for name in stale]
     found += [line for item in texts() for line in problems_of(data, *item)]
     found += [line for pair in pairs() for line in missing_terms(data, *pair)]
     return found + [line for notebook in notebooks() for line in missing_glosses(data, *notebook)]
@@ -284,16 +265,14 @@ def problems(data):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, list what is wrong")
-    arguments = parser.parse_args()
+    parser.add_argument("--check", action="store_true")
     data = load()
-    if not arguments.check:
-        for language, path in PAGES.items():
-            path.write_text(page(language, data), encoding="utf-8")
-        return
-    found = problems(data)
-    print("\n".join(found) or "pages and texts keep to the glossary")
-    sys.exit(bool(found))
+    if parser.parse_args().check:
+        found = problems(data)
+        print("\n".join(found) or "pages and texts keep to the glossary")
+        sys.exit(bool(found))
+    for language, path in PAGES.items():
+        path.write_text(page(language, data), encoding="utf-8")
 
 
 if __name__ == "__main__":

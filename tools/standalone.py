@@ -1,19 +1,16 @@
 """Notebooks that carry `helpers/` in their first cell, to be uploaded anywhere without the repository.
 
-    python -m tools.standalone             build/standalone/vi and build/standalone/en
-    python -m tools.standalone --to DIR    DIR/vi and DIR/en
+    python -m tools.standalone      build/standalone/vi and build/standalone/en
 
 They are the stored notebooks with another first cell.  Their outputs stay: the file shows what one will
 see before anything has run, and a run replaces them.
 """
 
-import argparse
 import base64
 import io
 import sys
 import textwrap
 import zipfile
-from pathlib import Path
 
 import nbformat
 
@@ -21,19 +18,18 @@ from tools.build import problems
 from tools.course import LANGUAGE_LINE, LANGUAGES, NOTEBOOKS, ROOT, sources, stored
 
 FIRST_CELL = NOTEBOOKS / "source" / "setup_cell_standalone.py"
+FOLDER = ROOT / "build" / "standalone"
 
 
 def archive():
-    """`helpers/` as zip bytes, the same ones whenever the files are the same."""
-    helpers = ROOT / "helpers"
-    files = [path for path in helpers.rglob("*.py") if "survey" not in path.parts]  # which no notebook needs
-    files += (path for path in (helpers / "data").iterdir() if path.is_file())
+    """`helpers/` as zip bytes, the same ones whenever the files are the same; without the survey, which none needs."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as into:
-        for path in sorted(files):
-            entry = zipfile.ZipInfo(path.relative_to(ROOT).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o644 << 16
-            into.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=9)
+        for path in sorted(path for path in (ROOT / "helpers").rglob("*") if path.is_file()):
+            if not {"survey", "__pycache__"} & set(path.parts):
+                entry = zipfile.ZipInfo(path.relative_to(ROOT).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+                entry.external_attr = 0o644 << 16
+                into.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=9)
     return packed.getvalue()
 
 
@@ -62,13 +58,10 @@ def write(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--to", type=Path, default=ROOT / "build" / "standalone", metavar="DIR")
-    folder = parser.parse_args().to
     if found := problems():
         sys.exit("\n".join(["the stored notebooks are not what the sources give; make build first:", *found]))
-    written = write(folder)
-    print(f"{len(written)} notebooks, up to {max(path.stat().st_size for path in written) // 1000} kB each: {folder}")
+    written = write(FOLDER)
+    print(f"{len(written)} notebooks, up to {max(path.stat().st_size for path in written) // 1000} kB each: {FOLDER}")
 
 
 if __name__ == "__main__":

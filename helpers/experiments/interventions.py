@@ -4,18 +4,20 @@
     with edit_qkv(model, 5, "V", lambda v, positions: 0 * v):
         kl = effect(model, batch, before)                  # [sentence], nats per token
 
-The edit itself is `edit_qkv` of `helpers.capture`.
+The edit itself is `edit_qkv` of `helpers.experiments.edit`.
 """
 
 import copy
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from helpers.capture import attention_layers, attention_modules, capture_qkv
-from helpers.experiments.edit import edit_qkv
+from helpers.experiments.edit import edit_qkv, recorded
 from helpers.masks import PARTS
+from helpers.settings import say
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ def predict(model, batch):
         ValueError: the model has no head for the next token, or a sentence has one token only.
     """
     if model.get_output_embeddings() is None or not getattr(model, "can_generate", bool)():
-        raise ValueError(
-            f"{type(model).__name__} does not predict the next token: use a causal model, load_model('smollm2') for one"
-        )
+        vi = "không dự đoán token kế tiếp: hãy dùng một mô hình nhân quả, chẳng hạn load_model('smollm2')"
+        en = "does not predict the next token: use a causal model, load_model('smollm2') for one"
+        raise ValueError(f"{type(model).__name__} {say(vi, en)}")
     short = (batch["attention_mask"].sum(dim=1) < 2).nonzero().flatten().tolist()
     if short:
-        raise ValueError(f"nothing can be predicted in sentences of one token: leave out {short}")
+        vi = f"câu chỉ có một token thì không có gì để dự đoán: hãy bỏ các câu {short}"
+        en = f"nothing can be predicted in sentences of one token: leave out {short}"
+        raise ValueError(say(vi, en))
     logits = _logits(model, batch)
     normaliser = logits.logsumexp(dim=-1)  # [prediction]
     p = (logits - normaliser.unsqueeze(-1)).exp_()
@@ -143,23 +147,23 @@ def _massive(norms, real):
 
 
 @contextmanager
-def edit_layers(model, part, change, *, layers=None, where=None, after_rotary=False):
-    """`edit_qkv` in many layers at once.
+def edit_layers(model, part, change, *, where=None, after_rotary=False):
+    """`edit_qkv` in all layers at once.
 
     Args:
         part: "Q", "K" or "V".
-        change: (vectors `[sentence, token, feature]`, layer) -> new vectors.
-        layers: their numbers; None takes all.
+        change: (vectors `[sentence, token, feature]`, layer) -> new vectors.  0 times the vectors is zero
+            ablation; their mean in the place of each, as of `common_mean`, is mean ablation.
         where: bool `[sentence, token]`, the tokens that are edited; None takes all.
     """
+
+    def fn(layer, values, positions):
+        new = change(values, layer)
+        return new if where is None else torch.where(where.to(values.device).unsqueeze(-1), new, values)
+
     with ExitStack() as edits:
-        for layer in range(len(attention_modules(model))) if layers is None else layers:
-
-            def fn(values, positions, layer=layer):
-                new = change(values, layer)
-                return new if where is None else torch.where(where.to(values.device).unsqueeze(-1), new, values)
-
-            edits.enter_context(edit_qkv(model, layer, part, fn, after_rotary=after_rotary))
+        for layer in range(len(attention_modules(model))):
+            edits.enter_context(edit_qkv(model, layer, part, partial(fn, layer), after_rotary=after_rotary))
         yield
 
 
@@ -203,18 +207,14 @@ def after_rotary(model, batch, part, *, instead=None):
     """Q or K as they enter the dot product, after any rotary step: `[layer, sentence, token, feature]`.
 
     Args:
-        instead: `[layer, feature]`, one vector in the place of every token's own, before the rotary step.
+        instead: `[layer, feature]`, one vector in the place of every token's own before the rotary step
+            (mean ablation, where it is the mean).
     """
-    seen = []
 
-    def record(values, positions):
-        seen.append(values.clone())
-        return values
+    def change(x, layer):
+        return x if instead is None else instead[layer].to(x).expand_as(x)
 
-    with ExitStack() as edits:
-        if instead is not None:
-            edits.enter_context(edit_layers(model, part, lambda x, layer: instead[layer].to(x).expand_as(x)))
-        edits.enter_context(edit_qkv(model, None, part, record, after_rotary=True))
+    with edit_layers(model, part, change), recorded(model, part, after_rotary=True) as seen:
         _run(model, batch)
     return torch.stack(seen)
 
@@ -229,21 +229,18 @@ def edit_attention(model, fn):
     The new weights enter through the additive mask: softmax(score + log(new / old)) = new, wherever old > 0.
     """
 
-    def hook_for(layer):
-        def hook(module, args, kwargs, output):
-            new = fn(layer, output[1].clone())
-            if new is None:
-                return None
-            tiny = torch.finfo(new.dtype).tiny
-            shift = new.clamp(min=tiny).log() - output[1].clamp(min=tiny).log()
-            once_more = {name: None if "past" in name else value for name, value in kwargs.items()}
-            return module.forward(*args, **{**once_more, "attention_mask": kwargs["attention_mask"] + shift})
-
-        return hook
+    def hook(layer, module, args, kwargs, output):
+        new = fn(layer, output[1].clone())
+        if new is None:
+            return None
+        tiny = torch.finfo(new.dtype).tiny
+        shift = new.clamp(min=tiny).log() - output[1].clamp(min=tiny).log()
+        once_more = {name: None if "past" in name else value for name, value in kwargs.items()}
+        return module.forward(*args, **{**once_more, "attention_mask": kwargs["attention_mask"] + shift})
 
     with ExitStack() as hooks:
         for layer, module in enumerate(attention_modules(model)):
-            hooks.callback(module.register_forward_hook(hook_for(layer), with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(partial(hook, layer), with_kwargs=True).remove)
         yield
 
 
@@ -283,7 +280,7 @@ def score_by_distance(q, c, real, d_head):
 
     Args:
         q: queries after the rotary step, `[sentence, token, feature]`.
-        c: the constant as a key of each position, after the rotary step, `[sample, feature]`.
+        c: the constant as a key of each position, after the rotary step, `[token, feature]`.
         real: bool `[sentence, token]`; distances go up to half of the shortest sentence.
         d_head: features per head.
 

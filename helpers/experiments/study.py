@@ -2,8 +2,8 @@
 
     model, tokenizer = open_model("smollm2")
     sentences, notes = read_sentences("my_sentences.txt")
-    target = find_word(model, tokenizer, sentences, "her")      # helpers/target.py
-    verdicts = judge(x, x_control, sizes, layer)                # helpers/verdicts.py
+    target = find_word(model, tokenizer, sentences, "her")      # target.py
+    verdicts = judge(x, x_control, sizes, layer)                # verdicts.py
 
 Where the input will not do, `StudyError` says so in one sentence, in the language in use.
 """
@@ -24,9 +24,6 @@ INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width spaces a
 
 class StudyError(ValueError):
     """Input that will not do.  Jupyter shows the sentence without a traceback, and stops at that cell."""
-
-    def __init__(self, vi, en):
-        super().__init__(say(vi, en))
 
     def _render_traceback_(self):  # IPython asks for this before it makes a traceback
         return [f"✗ {self}"]
@@ -51,20 +48,16 @@ def open_model(name):
     try:
         model, tokenizer = load_model(name)
     except (ValueError, OSError) as error:
-        raise StudyError(
-            f"Không mở được mô hình {name!r}: hãy xem lại MODEL. Chi tiết (tiếng Anh): {error}",
-            f"The model {name!r} could not be opened: look at MODEL again. Details: {error}",
-        ) from None
-    if model.config.model_type not in ADAPTERS:
+        vi = f"Không mở được mô hình {name!r}: hãy xem lại MODEL. Chi tiết: {error}"
+        en = f"The model {name!r} could not be opened: look at MODEL again. Details: {error}"
+        raise StudyError(say(vi, en)) from None
+    kind = model.config.model_type
+    if kind not in ADAPTERS:
         known = ", ".join(ADAPTERS)
-        raise StudyError(
-            f"Kiến trúc {model.config.model_type!r} chưa được hỗ trợ; hiện có: {known}.",
-            f"The architecture {model.config.model_type!r} is not known here; those known are {known}.",
-        )
+        vi = f"Kiến trúc {kind!r} chưa được hỗ trợ; hiện có: {known}."
+        en = f"The architecture {kind!r} is not known here; those known are {known}."
+        raise StudyError(say(vi, en))
     return model, tokenizer
-
-
-# ---- sentences -----------------------------------------------------------------------------------
 
 
 def read_sentences(source):
@@ -72,7 +65,7 @@ def read_sentences(source):
 
     Args:
         source: a list of sentences; a text of several lines, one sentence each; or the name of a UTF-8 file
-            (a `Path`, or a text of one line).
+            (a `Path`, or a text of one line).  Lines that begin with # are comments.
 
     Returns:
         (sentences, notes): in NFC, single-spaced, none twice; and a line of text for each thing that was
@@ -84,43 +77,36 @@ def read_sentences(source):
     >>> read_sentences("She gave her bread.\\n\\nI saw\\ther.\\nWe met her.\\nWe met her.")[1][:3]
     ['1 blank line(s) left out', '1 line(s) with tabs, repeated, odd or invisible spaces tidied', '1 duplicate(s) left out']
     """
-    text = source if isinstance(source, (str, Path)) else "\n".join(source)
-    if isinstance(text, Path) or len(text.strip().splitlines()) == 1:
-        text = _read_file(Path(str(text).strip()))
+    if isinstance(source, Path) or (isinstance(source, str) and len(source.strip().splitlines()) == 1):
+        source = _read_file(Path(str(source).strip()))
+    text = source if isinstance(source, str) else "\n".join(source)
     every = text.removeprefix("\ufeff").splitlines()
-    lines = [line for line in every if not line.startswith("#")]
+    lines = [line for line in every if not line.lstrip().startswith("#")]
     spaced = [" ".join(line.translate(INVISIBLE).split()) for line in lines]
-    composed = [unicodedata.normalize("NFC", line) for line in spaced if line]
-    sentences = list(dict.fromkeys(composed))
-    notes = [
-        (text.count("\r\n"), "dòng kết thúc kiểu Windows (CRLF), đã đổi", "Windows line end(s) (CRLF) changed"),
-        (len(every) - len(lines), "dòng chú thích (#), đã bỏ", "comment line(s) (#) left out"),
-        (spaced.count(""), "dòng trống, đã bỏ", "blank line(s) left out"),
-        (
-            sum(a != b for a, b in zip(lines, spaced) if b),
-            "dòng có tab, khoảng trắng thừa, lạ hoặc vô hình, đã dọn lại",
-            "line(s) with tabs, repeated, odd or invisible spaces tidied",
-        ),
-        (
-            sum(a != b for a, b in zip(filter(None, spaced), composed)),
-            "dòng có dấu tách rời, đã ghép lại (NFC)",
-            "line(s): accents joined to their letters (NFC)",
-        ),
-        (len(composed) - len(sentences), "câu trùng, đã bỏ", "duplicate(s) left out"),
+    composed = [unicodedata.normalize("NFC", line) for line in spaced]
+    sentences = list(dict.fromkeys(filter(None, composed)))
+    n_blank = composed.count("")
+    n_tidied = sum(a != b for a, b in zip(lines, spaced, strict=True) if b)
+    n_joined = sum(a != b for a, b in zip(spaced, composed, strict=True))
+    tidied = "dòng có tab, khoảng trắng thừa, lạ hoặc vô hình, đã dọn lại"
+    counted = [
+        (text.count("\r\n"), say("dòng kết thúc kiểu Windows (CRLF), đã đổi", "Windows line end(s) (CRLF) changed")),
+        (len(every) - len(lines), say("dòng chú thích (#), đã bỏ", "comment line(s) (#) left out")),
+        (n_blank, say("dòng trống, đã bỏ", "blank line(s) left out")),
+        (n_tidied, say(tidied, "line(s) with tabs, repeated, odd or invisible spaces tidied")),
+        (n_joined, say("dòng có dấu tách rời, đã ghép lại (NFC)", "line(s): accents joined to their letters (NFC)")),
+        (len(lines) - n_blank - len(sentences), say("câu trùng, đã bỏ", "duplicate(s) left out")),
     ]
-    notes = [f"{count} {say(vi, en)}" for count, vi, en in notes if count]
-    if len(sentences) < FEWEST:
-        raise StudyError(
-            f"Chỉ có {len(sentences)} câu khác nhau, cần ít nhất {FEWEST}: viết mỗi câu một dòng.",
-            f"There are only {len(sentences)} different sentences; at least {FEWEST} are needed, one on each line.",
-        )
-    if len(sentences) < FEW:
-        notes.append(
-            say(
-                f"cẩn thận: chỉ {len(sentences)} câu; với n nhỏ như vậy, dữ liệu ngẫu nhiên cũng cho hình nụ cười (bài 05)",
-                f"careful: only {len(sentences)} sentences; with so few, chance smiles too (notebook 05)",
-            )
-        )
+    notes = [f"{count} {what}" for count, what in counted if count]
+    n = len(sentences)
+    if n < FEWEST:
+        vi = f"Chỉ có {n} câu khác nhau, cần ít nhất {FEWEST}: viết mỗi câu một dòng."
+        en = f"There are only {n} different sentences; at least {FEWEST} are needed, one on each line."
+        raise StudyError(say(vi, en))
+    if n < FEW:
+        vi = f"cẩn thận: chỉ {n} câu; với n nhỏ như vậy, dữ liệu ngẫu nhiên cũng cho hình nụ cười (bài 05)"
+        en = f"careful: only {n} sentences; with so few, chance smiles too (notebook 05)"
+        notes.append(say(vi, en))
     return sentences, notes
 
 
@@ -128,15 +114,13 @@ def _read_file(path):
     try:
         text = path.expanduser().read_bytes().decode("utf-8")
     except UnicodeDecodeError:
-        raise StudyError(
-            f"Tệp {path.name!r} không phải UTF-8: trong trình soạn thảo, hãy lưu lại với bảng mã UTF-8.",
-            f"The file {path.name!r} is not UTF-8: save it again in your editor with the encoding UTF-8.",
-        ) from None
+        vi = f"Tệp {path.name!r} không phải UTF-8: trong trình soạn thảo, hãy lưu lại với bảng mã UTF-8."
+        en = f"The file {path.name!r} is not UTF-8: save it again in your editor with the encoding UTF-8."
+        raise StudyError(say(vi, en)) from None
     except (OSError, ValueError):
-        raise StudyError(
-            f"Không đọc được tệp {str(path)[:80]!r}: xem lại tên, hoặc dán nhiều câu, mỗi câu một dòng.",
-            f"The file {str(path)[:80]!r} cannot be read: look at its name, or paste several sentences, one a line.",
-        ) from None
+        vi = f"Không đọc được tệp {str(path)[:80]!r}: xem lại tên, hoặc dán nhiều câu, mỗi câu một dòng."
+        en = f"The file {str(path)[:80]!r} cannot be read: look at its name, or paste several sentences, one a line."
+        raise StudyError(say(vi, en)) from None
     if not text.strip():
-        raise StudyError(f"Tệp {path.name!r} trống.", f"The file {path.name!r} is empty.")
+        raise StudyError(say(f"Tệp {path.name!r} trống.", f"The file {path.name!r} is empty."))
     return text

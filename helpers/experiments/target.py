@@ -9,11 +9,12 @@ import unicodedata
 from dataclasses import dataclass
 
 import torch
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from helpers.capture import adapter_of
 from helpers.experiments.study import FEWEST, StudyError
-from helpers.text import SentenceBatch, encode
-
-ENCODERS = ("bert", "distilbert")  # a token sees the whole sentence, not only what comes before it
+from helpers.settings import say
+from helpers.text import SentenceBatch, encode, tokens_at
 
 
 @dataclass(frozen=True)
@@ -52,62 +53,64 @@ def find_word(model, tokenizer, sentences, word, piece=None, *, drop_missing=Fal
     """
     word = unicodedata.normalize("NFC", str(word or "").strip())
     if not word:
-        raise StudyError("Chưa có từ nào: hãy điền WORD.", "There is no word: fill in WORD.")
-    pieces = _tokens_of(tokenizer, f"a {word}", 2, 2 + len(word))[0]
+        raise StudyError(say("Chưa có từ nào: hãy điền WORD.", "There is no word: fill in WORD."))
+    pieces = tokens_at(tokenizer, f"a {word}", 2, 2 + len(word))[0]
     shown = tuple(readable(tokenizer, token) for token in pieces)
-    if not pieces or tokenizer.unk_token_id in pieces:
-        raise StudyError(f"Bộ tách token không biết từ “{word}”.", f"The tokenizer does not know the word “{word}”.")
-    if len(pieces) > 1 and piece != "last":
-        raise StudyError(
-            f'Với mô hình này, “{word}” gồm {len(pieces)} token: {" + ".join(shown)}. Đặt PIECE = "last" để dùng '
-            "token cuối (token đã thấy cả từ), hoặc chọn một từ chỉ gồm một token.",
-            f'For this model “{word}” is {len(pieces)} tokens: {" + ".join(shown)}. Set PIECE = "last" to study the '
-            "last one (which has seen the whole word), or choose a word that is one token.",
-        )
+    _check_pieces(tokenizer, word, pieces, shown, piece)
     found = [_find(tokenizer, sentence, word, pieces) for sentence in sentences]
-    missing = [i for i, at in enumerate(found) if at is None]
     if drop_missing:
-        sentences = [sentence for sentence, at in zip(sentences, found) if at]
+        sentences = [sentence for sentence, at in zip(sentences, found, strict=True) if at]
         found = [at for at in found if at]
-    elif missing:
-        which = "; ".join(f"{i + 1} “{sentences[i]}”" for i in missing[:3]) + ("; …" if len(missing) > 3 else "")
-        raise StudyError(
-            f"“{word}” không có trong {len(missing)} câu (viết như ở giữa câu, đúng chữ hoa, chữ thường): {which}.",
-            f"“{word}” is missing from {len(missing)} sentence(s), as it is written in mid-sentence, capitals "
-            f"included: {which}.",
-        )
-    if len(sentences) < FEWEST:
-        raise StudyError(
-            f"Chỉ {len(sentences)} câu có “{word}”, cần ít nhất {FEWEST}.",
-            f"Only {len(sentences)} sentence(s) have “{word}”; at least {FEWEST} are needed.",
-        )
-    most = getattr(model.config, "max_position_embeddings", None) or float("inf")
-    for i, sentence in enumerate(sentences, start=1):
-        if (length := len(tokenizer(sentence, verbose=False)["input_ids"])) > most:
-            raise StudyError(
-                f"Câu {i} có {length} token, mô hình chỉ đọc được {most}: hãy rút ngắn câu ấy.",
-                f"Sentence {i} has {length} tokens, and the model reads {most} at most: shorten it.",
-            )
+    _check_sentences(model, tokenizer, word, sentences, found)
     batch = encode(tokenizer, sentences)
     positions, control = torch.tensor(found).T  # each [sentence]
-    causal = model.config.model_type not in ENCODERS
-    ids = batch["input_ids"].tolist()
-    seen = {tuple(row[: end + 1] if causal else row) for row, end in zip(ids, positions.tolist())}
+    causal = adapter_of(model).causal
+    rows = zip(batch["input_ids"].tolist(), positions.tolist(), strict=True)
+    seen = {tuple(ids[: end + 1] if causal else ids) for ids, end in rows}
     return Target(word, shown, batch, positions, control, len(seen), causal)
 
 
-def _tokens_of(tokenizer, text, start, end):
-    """(ids, positions) of the tokens that overlap a stretch of the text, and which tokens are text at all."""
-    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    spans = encoded["offset_mapping"]
-    at = [i for i, (a, b) in enumerate(spans) if a < end and b > start]
-    return tuple(encoded["input_ids"][i] for i in at), at, [a < b for a, b in spans]
+def _check_pieces(tokenizer, word, pieces, shown, piece):
+    if not pieces or tokenizer.unk_token_id in pieces:
+        vi, en = f"Bộ tách token không biết từ “{word}”.", f"The tokenizer does not know the word “{word}”."
+        raise StudyError(say(vi, en))
+    if len(pieces) > 1 and piece != "last":
+        n, joined = len(pieces), " + ".join(shown)
+        vi = (
+            f'Với mô hình này, “{word}” gồm {n} token: {joined}. Đặt PIECE = "last" để dùng token cuối '
+            "(token đã thấy cả từ), hoặc chọn một từ chỉ gồm một token."
+        )
+        en = (
+            f'For this model “{word}” is {n} tokens: {joined}. Set PIECE = "last" to study the last one '
+            "(which has seen the whole word), or choose a word that is one token."
+        )
+        raise StudyError(say(vi, en))
+
+
+def _check_sentences(model, tokenizer, word, sentences, found):
+    missing = [f"{i} “{sentence}”" for i, (sentence, at) in enumerate(zip(sentences, found, strict=True), 1) if not at]
+    if missing:
+        n, which = len(missing), "; ".join(missing[:3] + ["…"] * (len(missing) > 3))
+        vi = f"“{word}” không có trong {n} câu (viết như ở giữa câu, đúng chữ hoa, chữ thường): {which}."
+        en = f"“{word}” is missing from {n} sentence(s), as it is written in mid-sentence, capitals included: {which}."
+        raise StudyError(say(vi, en))
+    if len(sentences) < FEWEST:
+        vi = f"Chỉ {len(sentences)} câu có “{word}”, cần ít nhất {FEWEST}."
+        en = f"Only {len(sentences)} sentence(s) have “{word}”; at least {FEWEST} are needed."
+        raise StudyError(say(vi, en))
+    most = getattr(model.config, "max_position_embeddings", None) or float("inf")
+    for i, sentence in enumerate(sentences, start=1):
+        length = len(tokenizer(sentence, verbose=False)["input_ids"])
+        if length > most:
+            vi = f"Câu {i} có {length} token, mô hình chỉ đọc được {most}: hãy rút ngắn câu ấy."
+            en = f"Sentence {i} has {length} tokens, and the model reads {most} at most: shorten it."
+            raise StudyError(say(vi, en))
 
 
 def _find(tokenizer, sentence, word, pieces):
     """(position of the last piece, position of the control) at the first occurrence, or None."""
     for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", sentence, flags=re.IGNORECASE):
-        ids, at, is_text = _tokens_of(tokenizer, sentence, *match.span())
+        ids, at, is_text = tokens_at(tokenizer, sentence, *match.span())
         if ids != pieces:
             continue
         for control in (at[0] - 1, at[-1] + 1):
@@ -124,7 +127,5 @@ def readable(tokenizer, token):
     text = tokenizer.decode([token])
     if "\ufffd" not in text:
         return f"“{text}”"
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    other = [byte for byte in range(256) if byte not in plain]
-    byte_of = {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(other)}
+    byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
     return "<" + " ".join(f"{byte_of.get(letter, 63):02X}" for letter in tokenizer.convert_ids_to_tokens(token)) + ">"

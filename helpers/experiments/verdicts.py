@@ -5,6 +5,7 @@ Layer 0 stands aside: there the target is often the same in every sentence.
 
 import csv
 import itertools
+import math
 import operator
 import re
 import warnings
@@ -13,73 +14,52 @@ from typing import NamedTuple
 
 import torch
 
+from helpers.baselines import null_shares
 from helpers.experiments.study import FEW, StudyError
 from helpers.settings import say
-from helpers.similarity import block_histograms
-from helpers.statistics import jackknife, null_shares, smile_index, wasserstein_distance
+from helpers.similarity import FewSamplesWarning, block_histograms
+from helpers.statistics import jackknife, smile_index, wasserstein_distance
 from helpers.teaching.labels import label
 
 COMPARE = {">": operator.gt, "≥": operator.ge, "<": operator.lt, "≤": operator.le}
-
-
 FLOOR = 0.05  # by which the share of QK must exceed chance, whatever QQ and KK do
 TOLERANCE = 0.05  # share of the layers that a claim which holds may miss
 
 
 class Claim(NamedTuple):
-    """A claim, the figure that decides it, and the threshold; texts are (Vietnamese, English)."""
+    """A claim, the value that decides it, and the threshold; `name` and `value` are (Vietnamese, English)."""
 
-    name: tuple
-    figure: tuple
     sign: str
     threshold: float
+    name: tuple
+    value: tuple
 
-    def holds(self, figure):
-        return COMPARE[self.sign](figure, self.threshold)
+    def holds(self, value):
+        return COMPARE[self.sign](value, self.threshold)
 
     def rule(self):
-        return f"{say(*self.figure)} {self.sign} {self.threshold:g}"
+        return f"{say(*self.value)} {self.sign} {self.threshold:g}"
 
 
+S_LOWEST, S_V = "min(S QQ, S KK)", "S VV − min(S QQ, S KK)"
+S_LARGEST = ("S lớn nhất của tương quan", "largest S of the correlation")
+W1 = ("W1 lớn nhất giữa hai khối", "largest W1 between blocks")
+WIDTH = ("độ rộng / độ rộng của nhiễu", "width / width of noise")
+HALVES = ("cos của hai nửa − cos với đối chứng", "cos of the halves − cos with control")
 CLAIMS = (
-    Claim(("nụ cười ở Q và K", "a smile for Q and K"), ("min(S QQ, S KK)", "min(S QQ, S KK)"), ">", 0),
-    Claim(("V phẳng hơn", "V is flatter"), ("S VV − min(S QQ, S KK)", "S VV − min(S QQ, S KK)"), "≤", -0.1),
-    Claim(
-        ("Q–K cao", "Q–K is high"),
-        ("|s| > 0.9: QK / mức cần có", "|s| > 0.9: QK / what it needs"),
-        "≥",
-        1,
-    ),
-    Claim(
-        ("trừ trung bình: hết cười", "no smile without the mean"),
-        ("S lớn nhất của tương quan", "largest S of the correlation"),
-        "<",
-        0,
-    ),
-    Claim(
-        ("phần còn lại như nhiễu", "the rest like noise"),
-        ("độ rộng / độ rộng của nhiễu", "width / width of noise"),
-        "≤",
-        1.2,
-    ),
-    Claim(
-        ("các khối giống nhau", "the blocks become alike"),
-        ("W1 lớn nhất giữa hai khối", "largest W1 between blocks"),
-        "<",
-        0.02,
-    ),
-    Claim(
-        ("độ dời không phải nhiễu", "offsets are not noise"),
-        ("cos của hai nửa − cos với đối chứng", "cos of the halves − cos with control"),
-        "≥",
-        0.05,
-    ),
+    Claim(">", 0, ("nụ cười ở Q và K", "a smile for Q and K"), (S_LOWEST, S_LOWEST)),
+    Claim("≤", -0.1, ("V phẳng hơn", "V is flatter"), (S_V, S_V)),
+    Claim("≥", 1, ("Q–K cao", "Q–K is high"), ("|s| > 0.9: QK / mức cần có", "|s| > 0.9: QK / what it needs")),
+    Claim("<", 0, ("trừ trung bình: hết cười", "no smile without the mean"), S_LARGEST),
+    Claim("≤", 1.2, ("phần còn lại như nhiễu", "the rest like noise"), WIDTH),
+    Claim("<", 0.02, ("các khối giống nhau", "the blocks become alike"), W1),
+    Claim("≥", 0.05, ("độ dời không phải nhiễu", "offsets are not noise"), HALVES),
 )
 """The first six as in notebook 06.  The last needs a second word there; here the control token stands for it."""
 
 
-def deciding_figures(x, control, sizes, half=None):
-    """The figure of each claim at each layer.
+def claim_values(x, control, sizes, half=None):
+    """The value that decides each claim, at each layer.
 
     Args:
         x, control: the target and the control token, `[layer, sentence, F]`.
@@ -95,26 +75,24 @@ def deciding_figures(x, control, sizes, half=None):
     smile = {block: smile_index(h) for block, h in cosine.items()}
     lowest = torch.minimum(smile["QQ"], smile["KK"])
     share = {block: h.share_above for block, h in cosine.items()}
-    middle = (cosine.edges[1:] + cosine.edges[:-1]).abs() / 2
-    by_chance = float(null_shares(x.shape[1], "cosine", cosine.edges)[middle > 0.9].sum())
+    by_chance = float(null_shares(x.shape[1], "cosine", cosine.edges)[cosine["QK"].centers.abs() > 0.9].sum())
     needed = ((share["QQ"] + share["KK"]) / 4).clamp(min=by_chance + FLOOR)
     mean, *halves = (y.double().mean(dim=1) for y in (x, *(x[:, (half == side).to(x.device)] for side in (0, 1))))
     alike = torch.cosine_similarity(mean, control.double().mean(dim=1), dim=-1)
-    return torch.stack(
-        [
-            lowest,
-            smile["VV"] - lowest,
-            share["QK"] / needed,
-            torch.stack([smile_index(h) for h in bells]).amax(0),
-            torch.stack([h.std for h in bells]).amax(0) * (x.shape[1] - 1) ** 0.5,
-            torch.stack([wasserstein_distance(a, b) for a, b in itertools.combinations(bells, 2)]).amax(0),
-            torch.cosine_similarity(*halves, dim=-1) - alike,
-        ]
-    ).cpu()
+    values = [
+        lowest,
+        smile["VV"] - lowest,
+        share["QK"] / needed,
+        torch.stack([smile_index(h) for h in bells]).amax(0),
+        torch.stack([h.std for h in bells]).amax(0) * (x.shape[1] - 1) ** 0.5,
+        torch.stack([wasserstein_distance(a, b) for a, b in itertools.combinations(bells, 2)]).amax(0),
+        torch.cosine_similarity(*halves, dim=-1) - alike,
+    ]
+    return torch.stack(values).cpu()
 
 
 class Verdict(NamedTuple):
-    """What came of one claim."""
+    """The verdict on one claim, and the value that decides it at one layer."""
 
     number: int
     claim: Claim
@@ -129,7 +107,7 @@ class Verdict(NamedTuple):
 
     @property
     def undecided(self):
-        """Whether the interval reaches over the threshold."""
+        """Whether the threshold lies in the interval."""
         return self.low <= self.claim.threshold <= self.high
 
 
@@ -138,104 +116,88 @@ def judge(x, control, sizes, layer):
 
     A claim holds at 95% of the layers or more, fails at 5% or less, and holds partly in between.
     """
-    n = x.shape[1]
-    figures = deciding_figures(x, control, sizes)  # [claim, layer]
+    values = claim_values(x, control, sizes)  # [claim, layer]
 
     def without_some(rows):  # rows [sentence, 1]: each sentence stays in its half
         rows, at = rows.flatten(), slice(layer, layer + 1)
-        return deciding_figures(x[at, rows], control[at, rows], sizes, rows % 2)[:, 0]
+        return claim_values(x[at, rows], control[at, rows], sizes, rows % 2)[:, 0]
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="with 2 token")  # three sentences, and one left out
-        interval = jackknife(torch.arange(n).view(n, 1), without_some)
+        warnings.simplefilter("ignore", FewSamplesWarning)  # three sentences, and one left out
+        interval = jackknife(torch.arange(x.shape[1]).unsqueeze(1), without_some)
     verdicts = []
     for i, claim in enumerate(CLAIMS):
-        defined = figures[i, 1:][~figures[i, 1:].isnan()]
-        held = int(claim.holds(defined).sum())
-        share = held / max(1, len(defined))
-        verdict = "holds" if share >= 1 - TOLERANCE else "fails" if share <= TOLERANCE else "partly"
-        verdict = verdict if len(defined) else "undefined"
+        defined = values[i, 1:][~values[i, 1:].isnan()]
+        held, n_layer = int(claim.holds(defined).sum()), len(defined)
         shown = (float(part[i]) for part in interval[:3])
-        verdicts.append(Verdict(i + 1, claim, verdict, held, len(defined), *shown))
+        verdicts.append(Verdict(i + 1, claim, _in_a_word(held, n_layer), held, n_layer, *shown))
     return verdicts
+
+
+def _in_a_word(held, n_layer):
+    if not n_layer:
+        return "undefined"
+    share = held / n_layer
+    return "holds" if share >= 1 - TOLERANCE else "fails" if share <= TOLERANCE else "partly"
 
 
 def choose_layer(n_layer, wanted=None):
     """The layer to show: the one wanted, else a tenth of the depth, as in notebooks 05 and 06, but never layer 0."""
     if n_layer < 2:
-        raise StudyError(
-            "Mô hình chỉ có một tầng; tầng 0 được để riêng nên không còn gì để xét.",
-            "The model has one layer only; layer 0 stands aside, so nothing is left to judge.",
-        )
+        vi = "Mô hình chỉ có một tầng; tầng 0 được để riêng nên không còn gì để xét."
+        en = "The model has one layer only; layer 0 stands aside, so nothing is left to judge."
+        raise StudyError(say(vi, en))
     if wanted in (None, ""):
         return max(1, n_layer // 10)
     if not re.fullmatch(r"\d+", str(wanted)) or int(wanted) >= n_layer:
-        raise StudyError(
-            f"LAYER = {wanted!r} không phải là một tầng: hãy chọn một số từ 0 đến {n_layer - 1}.",
-            f"LAYER = {wanted!r} is no layer: choose a number from 0 to {n_layer - 1}.",
-        )
+        vi = f"LAYER = {wanted!r} không phải là một tầng: hãy chọn một số từ 0 đến {n_layer - 1}."
+        en = f"LAYER = {wanted!r} is no layer: choose a number from 0 to {n_layer - 1}."
+        raise StudyError(say(vi, en))
     return int(wanted)
 
 
 def conclude(verdicts, x, sizes, layer, target):
-    """What may be said, what may not, and why: lines of text in the language in use."""
-    n = x.shape[1]
-    lines = []
+    """What may be said, what may not, and why: lines of text in the language in use, one after the other."""
     for verdict in ("holds", "partly", "fails", "undefined"):
         names = [f"({v.number}) {say(*v.claim.name)}" for v in verdicts if v.verdict == verdict]
         if names:
-            lines.append(f"{label('verdict_' + verdict).capitalize()}: {', '.join(names)}.")
-    open_ones = ", ".join(f"({v.number})" for v in verdicts if v.undecided)
-    if open_ones:
-        lines.append(
-            say(
-                f"Ở tầng {layer}, khoảng tin cậy của {open_ones} vắt qua ngưỡng: ngần này câu chưa đủ để phân xử.",
-                f"At layer {layer} the interval of {open_ones} reaches over the threshold: these sentences do not decide.",
-            )
+            yield f"{label('verdict_' + verdict).capitalize()}: {', '.join(names)}."
+    if open_ones := ", ".join(f"({v.number})" for v in verdicts if v.undecided):
+        yield say(
+            f"Ở tầng {layer}, khoảng tin cậy của {open_ones} vắt qua ngưỡng: ngần này câu chưa đủ để phân xử.",
+            f"At layer {layer} the interval of {open_ones} reaches over the threshold: these sentences do not decide.",
         )
-    if any(v.value != v.value for v in verdicts):  # NaN
-        lines.append(
-            say(
-                f"Ở tầng {layer} có con số không xác định: token đích ở đó như nhau trong mọi câu, nên không có gì để so.",
-                f"At layer {layer} a figure is undefined: the target is the same in every sentence there.",
-            )
+    if any(math.isnan(v.value) for v in verdicts):
+        yield say(
+            f"Ở tầng {layer} có con số không xác định: token đích ở đó như nhau trong mọi câu, nên không có gì để so.",
+            f"At layer {layer} a figure is undefined: the target is the same in every sentence there.",
         )
     q = x[layer, :, : sizes[0]].double()  # [sentence, feature]
     energy = float((q.mean(dim=0).square() / q.square().mean(dim=0)).nanmean())
-    lines.append(
-        say(
-            f"Ở tầng {layer}, độ dời chiếm {energy:.0%} năng lượng của Q (trên 58% thì QQ cười).",
-            f"At layer {layer} the offset has {energy:.0%} of the energy of Q (above 58% QQ smiles).",
-        )
+    yield say(
+        f"Ở tầng {layer}, độ dời chiếm {energy:.0%} năng lượng của Q (trên 58% thì QQ cười).",
+        f"At layer {layer} the offset has {energy:.0%} of the energy of Q (above 58% QQ smiles).",
     )
-    if target.n_distinct < n:
-        lines.append(
-            say(
-                f"Cẩn thận: chỉ {target.n_distinct} trong {n} đoạn đầu là khác nhau; các câu còn lại chỉ lặp lại.",
-                f"Careful: only {target.n_distinct} of {n} beginnings differ; the other sentences are repetitions.",
-            )
+    n, n_distinct = x.shape[1], target.n_distinct
+    if n_distinct < n:
+        yield say(
+            f"Cẩn thận: chỉ {n_distinct} trong {n} đoạn đầu là khác nhau; các câu còn lại chỉ lặp lại.",
+            f"Careful: only {n_distinct} of {n} beginnings differ; the other sentences are repetitions.",
         )
-    if min(n, target.n_distinct) < FEW:
-        lines.append(
-            say(
-                "Cẩn thận: ít câu đến mức dữ liệu ngẫu nhiên cũng cho hình nụ cười.",
-                "Careful: so few sentences that chance smiles too.",
-            )
+    if min(n, n_distinct) < FEW:
+        yield say(
+            "Cẩn thận: ít câu đến mức dữ liệu ngẫu nhiên cũng cho hình nụ cười.",
+            "Careful: so few sentences that chance smiles too.",
         )
     if len(target.pieces) > 1:
-        lines.append(
-            say(
-                f"Kết quả là của token cuối {target.pieces[-1]} của “{target.word}”, không phải của cả từ.",
-                f"The result is about {target.pieces[-1]}, the last token of “{target.word}”, not about the word.",
-            )
+        yield say(
+            f"Kết quả là của token cuối {target.pieces[-1]} của “{target.word}”, không phải của cả từ.",
+            f"The result is about {target.pieces[-1]}, the last token of “{target.word}”, not about the word.",
         )
-    lines.append(
-        say(
-            "Biểu đồ không cho biết mô hình có dùng độ dời hay không, và không nói gì về từ khác hay mô hình khác.",
-            "Histograms do not say whether the model uses its offsets, and nothing about other words or models.",
-        )
+    yield say(
+        "Biểu đồ không cho biết mô hình có dùng độ dời hay không, và không nói gì về từ khác hay mô hình khác.",
+        "Histograms do not say whether the model uses its offsets, and nothing about other words or models.",
     )
-    return lines
 
 
 def export(figure, verdicts, target, provenance, layer, folder="my_study"):
@@ -251,6 +213,6 @@ def export(figure, verdicts, target, provenance, layer, folder="my_study"):
         for v in verdicts:
             about = [provenance, target.word, target.pieces[-1], len(target.positions), target.n_distinct]
             judged = [f"{v.number} {say(*v.claim.name)}", v.claim.rule(), label(f"verdict_{v.verdict}")]
-            figures = [f"{value:.3f}" for value in (v.value, v.low, v.high)]
-            table.writerow([*about, *judged, v.held, v.layers, layer, *figures])
+            values = [f"{value:.3f}" for value in (v.value, v.low, v.high)]
+            table.writerow([*about, *judged, v.held, v.layers, layer, *values])
     return f"{name}.png", f"{name}.csv"

@@ -11,15 +11,16 @@ All sentences lie in one row, one after the other, and a mask lets each see only
 """
 
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
 from transformers import DynamicCache
 
-from helpers.experiments.edit import edit_qkv
+from helpers.experiments.edit import recorded
 from helpers.experiments.interventions import edit_layers, real_tokens
 from helpers.masks import PARTS
+from helpers.settings import say
 
 
 class WordSlot:
@@ -40,7 +41,9 @@ class WordSlot:
         place = positions.cpu().unsqueeze(1)  # [sentence, 1]
         first = (place == 0).flatten().nonzero().flatten().tolist()
         if first:
-            raise ValueError(f"the word stands first in sentences {first}, so nothing precedes it: leave those out")
+            vi = f"từ này đứng đầu các câu {first}, trước nó không có gì: hãy bỏ những câu ấy"
+            en = f"the word stands first in sentences {first}, so nothing precedes it: leave those out"
+            raise ValueError(say(vi, en))
         token, length = torch.arange(real.shape[1]), real.sum(dim=1, keepdim=True)
         # the last token of a sentence predicts nothing that is counted, and no other token sees it
         rest = (token >= place) & (token < (length - 1).maximum(place + 1))
@@ -60,20 +63,10 @@ class WordSlot:
         return dict(self._captured(token_id))
 
     def _capture(self, token_id):
-        seen = {part: [] for part in PARTS}
-
-        def recorder(part):
-            def record(values, positions):
-                seen[part].append(values[0].clone())
-                return values
-
-            return record
-
         with ExitStack() as edits:
-            for part in PARTS:
-                edits.enter_context(edit_qkv(self._model, None, part, recorder(part)))
+            seen = {part: edits.enter_context(recorded(self._model, part)) for part in PARTS}
             self._run(self._rest.only(self._at), token_id, slice(None))
-        return {part: torch.stack(vectors) for part, vectors in seen.items()}
+        return {part: torch.cat(vectors) for part, vectors in seen.items()}  # all sentences lie in one row
 
     def predict(self, token_id, **replaced):
         """Logarithms of the probabilities after the word, `[prediction, vocabulary]`, sentence by sentence.
@@ -87,20 +80,19 @@ class WordSlot:
         """
         nothing = (self._counts() == 0).nonzero().flatten().tolist()
         if nothing:
-            raise ValueError(f"two tokens must follow the word, not so in sentences {nothing}: leave those out")
+            vi = f"sau từ này phải còn ít nhất hai token, các câu {nothing} không đủ: hãy bỏ những câu ấy"
+            en = f"two tokens must follow the word, not so in sentences {nothing}: leave those out"
+            raise ValueError(say(vi, en))
         if not replaced:
             return self._unedited(token_id)
 
-        def replacer(new):
-            def replace(values, layer):
-                values[0, self._at] = new[layer].to(values)
-                return values
-
-            return replace
+        def replace(new, values, layer):
+            values[0, self._at] = new[layer].to(values)
+            return values
 
         with ExitStack() as edits:
-            for part, vectors in replaced.items():
-                edits.enter_context(edit_layers(self._model, part, replacer(vectors)))
+            for part, new in replaced.items():
+                edits.enter_context(edit_layers(self._model, part, partial(replace, new)))
             return self._log_p(token_id)
 
     def _log_p(self, token_id):

@@ -1,15 +1,22 @@
-"""Which kernel `block_histograms` takes: plain torch, numba on the CPU (`cpu`), or Triton on CUDA (`cuda`)."""
+"""Which kernel `block_histograms` takes: plain torch, numba on the CPU (`cpu`), or Triton on CUDA (`cuda`).
+
+A compiled kernel is taken only where it has been tried: numba once it was compiled here (`compile_kernels`),
+Triton once it gave the numbers of plain torch on this very device, driver and version (`prove_triton`).
+A file in `cache_dir()` remembers each.
+"""
 
 import hashlib
 import os
 import platform
+import sys
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 
 import torch
 
-from helpers.settings import cache_dir
+from helpers.masks import MEASURES
+from helpers.settings import cache_dir, say
 
 KERNELS = ("auto", "torch", "numba", "triton")
 MAX_BINS = 128  # more bins go through plain torch: the compiled kernels keep a table of bins x bins
@@ -21,34 +28,64 @@ def kernel_for(x, bins=100):
     The environment variable `QKV_KERNEL` decides; "auto", the default, means
     - on the CPU: numba if it was compiled here before (`compile_kernels`), so that nobody waits for a
       compiler unasked; else torch;
-    - on CUDA: Triton where it is installed, else torch.
+    - on CUDA: Triton if it was proved on this device before (`prove_triton`); else torch, and one line says so.
     float64, and more bins than a kernel's table holds, always go through torch.
     """
     wanted = os.environ.get("QKV_KERNEL") or "auto"
     if wanted not in KERNELS:
-        raise ValueError(f"QKV_KERNEL is {wanted!r}: expected one of {', '.join(KERNELS)}")
+        names = ", ".join(KERNELS)
+        vi = f"QKV_KERNEL là {wanted!r}: cần một trong {names}"
+        raise ValueError(say(vi, f"QKV_KERNEL is {wanted!r}: expected one of {names}"))
     if wanted == "torch" or x.dtype == torch.float64 or not x.is_floating_point() or bins > MAX_BINS:
         return "torch"
     if x.device.type == "cpu" and wanted in ("auto", "numba"):
         if wanted == "numba" and util.find_spec("numba") is None:
-            raise ImportError('QKV_KERNEL is "numba", but numba is not installed: pip install numba')
+            vi = 'QKV_KERNEL là "numba", nhưng numba chưa được cài: pip install numba'
+            raise ImportError(say(vi, 'QKV_KERNEL is "numba", but numba is not installed: pip install numba'))
         return "numba" if wanted == "numba" or _is_compiled() else "torch"
-    if x.device.type == "cuda" and wanted in ("auto", "triton") and x.shape[-1] < 1 << 15:  # int32 counts
-        return "triton" if util.find_spec("triton") is not None else "torch"
+    counts_fit = x.device.type == "cuda" and x.shape[-1] < 1 << 15  # int32
+    if counts_fit and wanted in ("auto", "triton") and util.find_spec("triton") is not None:
+        return "triton" if wanted == "triton" or _is_proved(x.device) else "torch"
     return "torch"
 
 
-def _compiled_marker():
-    """The file that says that the numba kernel, as it is now, was compiled by this user."""
-    made_of = [metadata.version(name) for name in ("numba", "llvmlite", "numpy")] + [platform.python_version()]
-    source = (Path(__file__).parent / "cpu.py").read_bytes()
-    name = hashlib.sha256(source + repr((made_of, __file__, platform.machine())).encode()).hexdigest()[:16]
-    return cache_dir() / f"kernels_cpu-{name}"
+def compiled_sums(kernel, x, sizes, measures, bins, threshold):
+    """Counts `[measure, block, layer, bins]` and mean, std and share above `[measure, block, layer]`.
+
+    kernel: "numba" or "triton"; x: `[layer, sample, F]`, finite; the rest as in `block_histograms`.
+    """
+    if kernel == "numba":
+        from helpers.kernels import cpu as compiled
+    else:
+        from helpers.kernels import cuda as compiled
+    groups = x.split(max(1, compiled.GROUP_BYTES // (4 * x[0].numel())))
+    found = zip(*(compiled.layer_sums(group, sizes, bins, threshold) for group in groups), strict=True)
+    chosen = [MEASURES.index(measure) for measure in measures]
+    return [torch.cat(values).transpose(0, 2)[chosen] for values in found]  # [layer, block, measure, ...] turned
+
+
+def _marker(name, *made_of):
+    """The file that says that the kernel in `name`.py, as it is now, works here with what it is `made_of`."""
+    source = (Path(__file__).parent / f"{name}.py").read_bytes()
+    digest = hashlib.sha256(source + repr((made_of, __file__, platform.machine())).encode()).hexdigest()
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    return cache_dir() / f"kernels_{name}-{digest[:16]}"
+
+
+def forget():
+    """Look anew what was compiled and proved here, as a new process does."""
+    _is_compiled.cache_clear()
+    _is_proved.cache_clear()
+
+
+def _numba_marker():
+    versions = [metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
+    return _marker("cpu", *versions, platform.python_version())
 
 
 @cache  # one answer per process: a run does not change its path half-way
 def _is_compiled():
-    return util.find_spec("numba") is not None and _compiled_marker().exists()
+    return util.find_spec("numba") is not None and _numba_marker().exists()
 
 
 def compile_kernels():
@@ -59,9 +96,42 @@ def compile_kernels():
     """
     from helpers.kernels import cpu
 
-    for n in (3, cpu.BLAS_FROM):
-        cpu.layer_sums(torch.eye(n, 6)[None], (2, 2, 2), 1e-6, 100, 0.9)
-    marker = _compiled_marker()
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-    _is_compiled.cache_clear()
+    cpu.layer_sums(torch.eye(3, 6)[None], (2, 2, 2), 100, 0.9)
+    _numba_marker().touch()
+    forget()
+
+
+def _triton_marker(device):
+    versions = [metadata.version(name) for name in ("torch", "triton")]
+    return _marker("cuda", *versions, *describe_cuda(device))
+
+
+def describe_cuda(device):
+    """What a kernel for a CUDA device is compiled for: name, compute capability, CUDA and driver version."""
+    driver = Path("/proc/driver/nvidia/version")  # Linux, as Triton is
+    version = driver.read_text() if driver.exists() else ""
+    return torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device), torch.version.cuda, version
+
+
+@cache  # and so the line is said once
+def _is_proved(device):
+    if _triton_marker(device).exists():
+        return True
+    vi = "Kernel Triton chưa được kiểm chứng trên GPU này, nên dùng torch: python -m tools.prove_gpu sẽ kiểm chứng."
+    en = "The Triton kernel was not proved on this GPU yet, so torch is taken: python -m tools.prove_gpu proves it."
+    print(say(vi, en), file=sys.stderr)
+    return False
+
+
+def prove_triton(device="cuda"):
+    """Compare the Triton kernel with plain torch, in float64, on `device`, and remember that it matched.
+
+    Raises:
+        ArithmeticError: a number differs; says which.
+    """
+    from helpers.kernels import proof
+
+    device = torch.device(device)
+    proof.compare(device)
+    _triton_marker(device).touch()
+    forget()

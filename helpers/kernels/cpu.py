@@ -17,7 +17,6 @@ process-wide settings.
 """
 
 import os
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -25,24 +24,26 @@ import numpy as np
 import torch
 from numba import njit
 
-from helpers.kernels.precision import full_precision
+from helpers.kernels.features import block_means, constant_limit
+from helpers.masks import BLOCK_PARTS
 
 WIDTH = 64  # columns of a panel: 54 tokens of it fill half of a first-level cache
-BLAS_FROM = 256  # tokens from which a BLAS product of a whole band is quicker than the product below
+DEPTH = 126  # tokens multiplied at a time, so that they stay in that cache; a multiple of three
 BAND = 4  # panels of rows that a thread takes at a time
-GROUP_BYTES = 4 << 20  # layers are taken together as long as their panels are no larger
+GROUP_BYTES = 4 << 20  # layers are taken together as long as they are no larger
 
+_BLOCK = np.array([[BLOCK_PARTS.index((min(p, q), max(p, q))) for q in range(3)] for p in range(3)])
 _LANES = {"reassoc", "contract", "nsz"}  # lets a sum run in vector lanes
 
 
 @njit(nogil=True, cache=True, fastmath=_LANES)
-def _standardise(x, columns, limit, y, panel_step, token_step, f, sums, first, last):
+def _standardise(x, columns, limit, y, f, sums, first, last):
     """Fill panels `first` to `last` of one layer; moments in float64, the mean first, then what is around it.
 
     x: float32 `[sample, F]`; columns: int64 `[panel, 2]`, first column and number of columns.
-    y: float32, flat: panel p, token t, column j at p * panel_step + t * token_step + j.
+    y: float32 `[panel, token, WIDTH]`.
     f: four float32 `[panel * WIDTH]`: b, 1 / a (0 where constant), not zero, not constant.
-    sums: float64 `[panel, 2, token]`: sum over features of x / |x| and of (x - mean) / |x - mean|.
+    sums: float64 `[measure, panel, token]`: sum over features of x / |x| and of (x - mean) / |x - mean|.
     """
     n = x.shape[0]
     mean, square, spread = np.empty(WIDTH), np.empty(WIDTH), np.empty(WIDTH)
@@ -72,8 +73,7 @@ def _standardise(x, columns, limit, y, panel_step, token_step, f, sums, first, l
             f[3][panel * WIDTH + j] = not constant
         for t in range(n):
             row = x[t, start : start + width]
-            at = panel * panel_step + t * token_step
-            out = y[at : at + WIDTH]
+            out = y[panel, t]
             cosine, correlation = 0.0, 0.0
             for j in range(width):
                 centred = row[j] - mean[j]
@@ -81,18 +81,17 @@ def _standardise(x, columns, limit, y, panel_step, token_step, f, sums, first, l
                 cosine += row[j] * square[j]
                 correlation += centred * spread[j]
             out[width:] = 0
-            sums[panel, 0, t] = cosine
-            sums[panel, 1, t] = correlation
+            sums[0, panel, t] = cosine
+            sums[1, panel, t] = correlation
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def _product(rows, columns, n, p):
-    """p = rows^T columns: float32 panels, flat `[token, WIDTH]`, into p, flat `[WIDTH, WIDTH]`.
+    """Add rows^T columns, float32 panels, flat `[token, WIDTH]`, to p, flat `[WIDTH, WIDTH]`.
 
     Four rows of p and three tokens at a time: twelve factors stay in registers, and every value that is
-    loaded is used four times.  As quick as BLAS up to some 250 tokens, and it needs no BLAS threads.
+    loaded is used four times.  As quick as BLAS, and it needs no BLAS threads.
     """
-    p[:] = 0
     for i in range(0, WIDTH, 4):
         out = p[i * WIDTH : (i + 4) * WIDTH]
         for t in range(0, n - n % 3, 3):
@@ -119,10 +118,8 @@ def _product(rows, columns, n, p):
 
 
 @njit(nogil=True, cache=True, fastmath=_LANES)
-def _bin_tile(
-    products, step, row_at, height, column_at, width, diagonal, f, means, bins, threshold, index, table, sums
-):
-    """Count a tile of products, float32, flat `[height, step]`, of which the first `width` columns are meant.
+def _bin_tile(products, row_at, height, column_at, width, diagonal, f, means, bins, threshold, index, table, sums):
+    """Count a tile of products, float32, flat `[WIDTH, WIDTH]`, of which `height` rows and `width` columns are meant.
 
     row_at, column_at: places of the features in f, the arrays of `_standardise`.
     diagonal: rows and columns are the same features: count each pair once.
@@ -137,7 +134,7 @@ def _bin_tile(
     for i in range(height):
         start = i + 1 if diagonal else 0
         row, at = row_at + i, column_at + start
-        p = products[i * step + start : i * step + width]
+        p = products[i * WIDTH + start : i * WIDTH + width]
         b, inverse = f[0][at : at + p.size], f[1][at : at + p.size]
         not_zero, not_constant = f[2][at : at + p.size], f[3][at : at + p.size]
         row_b, row_inverse = f[0][row], f[1][row]
@@ -169,46 +166,32 @@ def _bin_tile(
 
 
 @njit(nogil=True, cache=True)
-def _fold(table, bins, counts):
-    """Add the joint table to counts, int64 `[2, bins]`, and empty it."""
-    for high in range(bins):
-        cells = table[high * bins : (high + 1) * bins]
-        counts[0, high] += cells.sum()
-        counts[1] += cells
-        cells[:] = 0
-
-
-@njit(nogil=True, cache=True)
-def _bin_band(y, n, product, product_step, columns, part, f, means, threshold, first, last, counts, moments):
+def _bin_band(y, n, columns, part, f, means, threshold, first, last, counts, moments):
     """Bin the rows of panels `first` to `last`, all of one part, against themselves and all later columns.
 
-    y: panels, flat `[panel, token, WIDTH]`, to be multiplied here; or, with product_step > 0,
-    product: float32, flat `[row, product_step]`, the products of these rows and all columns from theirs on.
-    part: int64 `[panel]`, 0, 1, 2 for Q, K, V; means: float64 `[part, part, measure]`.
-    counts: int64 `[part of the column, measure, bins]`; moments: float64 `[part of the column, 4]`.
+    y: panels, flat `[panel, token, WIDTH]`; n: number of tokens; part: int64 `[panel]`, 0, 1, 2 for Q, K, V; means: float64 `[block, measure]`.
+    counts: int64 `[block, measure, bins]`, moments: float64 `[block, 4]`, both counted up.
     """
-    bins = counts.shape[2]
+    bins, size = counts.shape[2], n * WIDTH
     table = np.zeros(bins * bins, np.int32)
     index = np.empty(WIDTH, np.int32)
-    tile = np.empty(WIDTH * WIDTH, np.float32)
-    size = n * WIDTH
+    products = np.empty(WIDTH * WIDTH, np.float32)
     for b in range(first, part.size):
-        width = columns[b, 1]
-        q = part[b]
+        block = _BLOCK[part[first], part[b]]
         for a in range(first, min(last, b + 1)):
-            height = columns[a, 1]
-            if product_step == 0:
-                _product(y[a * size : (a + 1) * size], y[b * size : (b + 1) * size], n, tile)
-                products, step = tile, WIDTH
-            else:
-                at = (a - first) * WIDTH * product_step + (b - first) * WIDTH
-                products, step = product[at:], product_step
+            products[:] = 0
+            for t in range(0, n, DEPTH):
+                _product(y[a * size + t * WIDTH :], y[b * size + t * WIDTH :], min(DEPTH, n - t), products)
             _bin_tile(
-                products, step, a * WIDTH, height, b * WIDTH, width, a == b, f, means[part[a], q], bins, threshold,
-                index, table, moments[q],
+                products, a * WIDTH, columns[a, 1], b * WIDTH, columns[b, 1], a == b, f, means[block], bins, threshold,
+                index, table, moments[block],
             )  # fmt: skip
-        if b + 1 == part.size or part[b + 1] != q:
-            _fold(table, bins, counts[q])
+        if b + 1 == part.size or part[b + 1] != part[b]:  # the block ends: fold its joint table, and empty it
+            for high in range(bins):
+                cells = table[high * bins : (high + 1) * bins]
+                counts[block, 0, high] += cells.sum()
+                counts[block, 1] += cells
+                cells[:] = 0
 
 
 @cache
@@ -221,22 +204,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
-def _share(work, tasks, n_threads):
-    """Call work(*task) for every task, on `n_threads` threads that take them from one queue."""
-    tasks = deque(tasks)
+def share(work, tasks):
+    """Call work(*task) for every task of a list, on torch's number of threads, which take them from one queue."""
+    queue = iter(tasks)
 
     def take():
-        try:
-            while True:
-                try:
-                    task = tasks.popleft()
-                except IndexError:
-                    return
-                work(*task)
-        except BaseException:
-            tasks.clear()
-            raise
+        for task in queue:  # to take the next one is atomic
+            work(*task)
 
+    n_threads = torch.get_num_threads()
     others = [_pool(n_threads - 1).submit(take) for _ in range(min(n_threads, len(tasks)) - 1)]
     try:
         take()
@@ -248,144 +224,70 @@ def _share(work, tasks, n_threads):
 
 @cache
 def _panels(sizes):
-    """int64 `[panel, (first column, columns)]` and int64 `[panel]`, the part: panels stay inside Q, K or V."""
-    columns, part, start = [], [], 0
-    for p, size in enumerate(sizes):
-        for offset in range(0, size, WIDTH):
-            columns.append((start + offset, min(WIDTH, size - offset)))
-            part.append(p)
-        start += size
-    return np.array(columns), np.array(part)
+    """Panels, and bands of them, that stay inside Q, K or V.
 
-
-def _means(sums, defined, starts):
-    """Mean of every block out of sums of unit vectors; NaN where no pair is defined.
-
-    sums: float64 `[layer, panel, measure, token]`; defined: int64 `[layer, part, measure]`.
-    Returns float64 `[layer, part, part, measure]` and the numbers of defined pairs, int64 of the same shape.
+    Returns int64 `[panel, (first column, columns)]`; int64 `[panel]`, the part; [(first panel, last panel)] of
+    the rows that are taken together.
     """
-    total = np.add.reduceat(sums, starts, axis=1)  # [layer, part, measure, token]
-    products = np.einsum("lpmt,lqmt->lpqm", total, total)
-    pairs = defined[:, :, None] * defined[:, None]  # [layer, part, part, measure]
-    p = range(3)  # the square of a part holds each pair twice, and each feature with itself
-    products[:, p, p] = (products[:, p, p] - defined) / 2
-    pairs[:, p, p] = defined * (defined - 1) // 2
-    means = np.full(products.shape, np.nan)
-    np.divide(products, pairs, out=means, where=pairs > 0)
-    return means.clip(-1, 1), pairs
+    columns, part, bands, start = [], [], [], 0
+    for p, size in enumerate(sizes):
+        first = len(part)
+        columns += [(start + at, min(WIDTH, size - at)) for at in range(0, size, WIDTH)]
+        part += [p] * (len(columns) - first)
+        bands += [(at, min(at + BAND, len(part))) for at in range(first, len(part), BAND)]
+        start += size
+    return np.array(columns), np.array(part), bands
 
 
-def layer_sums(x, sizes, limit, bins, threshold, n_threads=None):
+def layer_sums(x, sizes, bins, threshold):
     """Histograms and moments of every block of some layers.
 
     Args:
         x: torch tensor `[layer, sample, F]` on the CPU, finite, float32 or shorter.
-        sizes: features of Q, K and V.
-        limit: a feature is constant up to a standard deviation of limit * rms.
-        bins: at most 128: the joint table has bins * bins cells and should stay in the cache.  threshold: as in `block_histograms`.
+        sizes: features of Q, K and V, a tuple.
+        bins: at most 128: the joint table has bins * bins cells and should stay in the cache.
+        threshold: as in `block_histograms`.
 
     Returns:
-        counts int64 `[layer, part, part, measure, bins]` (upper triangle; measures: cosine, correlation) and
-        mean, std, above (share), float64 `[layer, part, part, measure]`, NaN where no pair is defined.
+        Tensors: counts int64 `[layer, block, measure, bins]` (measures: cosine, correlation) and
+        mean, std, above (share), float64 `[layer, block, measure]`, NaN where no pair is defined.
     """
-    n_layers, n, _ = x.shape
-    n_threads = n_threads or torch.get_num_threads()
-    columns, part = _panels(tuple(sizes))
-    size = len(part) * n * WIDTH
-    group = max(1, GROUP_BYTES // (4 * size))
-    found = [
-        _group_sums(x[at : at + group], columns, part, limit, bins, threshold, n_threads)
-        for at in range(0, n_layers, group)
-    ]
-    return tuple(np.concatenate(values) for values in zip(*found))
-
-
-def _group_sums(x, columns, part, limit, bins, threshold, n_threads):
-    layers = [layer.to(torch.float32).contiguous().numpy() for layer in x.detach()]
-    n_layers, n, n_panels = len(layers), x.shape[1], len(part)
-    whole_bands = n >= BLAS_FROM
-    shape = (n, n_panels, WIDTH) if whole_bands else (n_panels, n, WIDTH)
-    panel_step, token_step = (WIDTH, n_panels * WIDTH) if whole_bands else (n * WIDTH, WIDTH)
-    y = np.empty((n_layers, *shape), np.float32)
-    features = np.empty((n_layers, 4, n_panels * WIDTH), np.float32)
-    sums = np.empty((n_layers, n_panels, 2, n))
-
-    def standardise(layer, first, last):
-        flat = y[layer].reshape(-1)
-        _standardise(
-            layers[layer],
-            columns,
-            limit,
-            flat,
-            panel_step,
-            token_step,
-            tuple(features[layer]),
-            sums[layer],
-            first,
-            last,
-        )
-
-    step = max(1, min(8, n_panels * n_layers // (4 * n_threads)))
-    _share(
-        standardise,
-        [(layer, at, min(at + step, n_panels)) for layer in range(n_layers) for at in range(0, n_panels, step)],
-        n_threads,
-    )
-
+    columns, part, bands = _panels(sizes)
+    y, features, sums = _standardised(x, columns)
     starts = np.searchsorted(part, range(3))  # the first panel of Q, K and V
-    defined = np.add.reduceat(features[:, 2:], WIDTH * starts, axis=2, dtype=np.int64)
-    means, pairs = _means(sums, defined.swapaxes(1, 2), starts)
-    known = np.nan_to_num(means)
-    bands = _bands(part)
-    counts = np.zeros((n_layers, len(bands), 3, 2, bins), np.int64)
-    moments = np.zeros((n_layers, len(bands), 3, 4))
-    nothing = np.empty(0, np.float32)
+    total = np.add.reduceat(sums, starts, axis=2)  # [layer, measure, part, token]
+    number = np.add.reduceat(features[:, 2:], WIDTH * starts, axis=2, dtype=np.int64)  # [layer, measure, part]
+    means, pairs = block_means(torch.from_numpy(total), torch.from_numpy(number))  # [layer, block, measure]
+    known = means.nan_to_num().numpy()
+    counts = np.zeros((len(x), len(bands), 6, 2, bins), np.int64)
+    moments = np.zeros((len(x), len(bands), 6, 4))
     exclusive = threshold if threshold < 1 else np.inf  # rounding may carry s beyond 1, never |s| > 1
 
-    def bin_band(layer, band, product=nothing, product_step=0):
-        _bin_band(
-            y[layer].reshape(-1), n, product, product_step, columns, part, tuple(features[layer]), known[layer],
-            exclusive, *bands[band], counts[layer, band], moments[layer, band],
-        )  # fmt: skip
+    def bin_band(layer, band):
+        f, found = tuple(features[layer]), (counts[layer, band], moments[layer, band])
+        _bin_band(y[layer].reshape(-1), x.shape[1], columns, part, f, known[layer], exclusive, *bands[band], *found)
 
-    if whole_bands:
-        _multiply_bands(y.reshape(n_layers, n, -1), bands, bin_band)
-    else:  # the first bands are the longest: the threads end together
-        _share(bin_band, [(layer, band) for layer in range(n_layers) for band in range(len(bands))], n_threads)
-    starts = [next(i for i, band in enumerate(bands) if part[band[0]] == p) for p in range(3)]
-    return _total(counts, moments, means, pairs, starts, threshold)
-
-
-def _bands(part):
-    """[(first panel, last panel)] of rows taken together; a band stays inside Q, K or V."""
-    bands = []
-    for p in range(3):
-        first, last = np.searchsorted(part, [p, p + 1])
-        bands += [(at, min(at + BAND, last)) for at in range(first, last, BAND)]
-    return bands
+    # the first bands are the longest: the threads end together
+    share(bin_band, [(layer, band) for layer in range(len(x)) for band in range(len(bands))])
+    counts, moments = (torch.from_numpy(values.sum(axis=1)) for values in (counts, moments))
+    undefined = counts.sum(-1) - pairs  # all counted as s = 0: taken out again
+    counts[..., bins // 2] -= undefined
+    above = moments[..., 2:] - undefined * (threshold < 0)
+    return counts, means, (moments[..., :2] / pairs).sqrt(), above / pairs
 
 
-def _multiply_bands(y, bands, bin_band):
-    """For many tokens: the products of a band by torch's BLAS, on torch's own threads, then its histogram."""
-    n_layers, _, n_columns = y.shape
-    room = torch.empty(BAND * WIDTH * n_columns)
-    with full_precision(torch.device("cpu")):
-        for layer in range(n_layers):
-            values = torch.from_numpy(y[layer])  # [token, panel * WIDTH]
-            for band, (first, last) in enumerate(bands):
-                rows, rest = values[:, first * WIDTH : last * WIDTH], values[:, first * WIDTH :]
-                product = room[: rows.shape[1] * rest.shape[1]].view(rows.shape[1], rest.shape[1])
-                torch.mm(rows.mT, rest, out=product)
-                bin_band(layer, band, room.numpy(), rest.shape[1])
+def _standardised(x, columns):
+    """y, f and sums of `_standardise`, each with an axis for the layers before the others."""
+    layers = [layer.to(torch.float32).contiguous().numpy() for layer in x.detach()]
+    n_layers, n, n_panels = len(layers), x.shape[1], len(columns)
+    y = np.empty((n_layers, n_panels, n, WIDTH), np.float32)
+    features = np.empty((n_layers, 4, n_panels * WIDTH), np.float32)
+    sums = np.empty((n_layers, 2, n_panels, n))
+    limit = constant_limit(x.dtype)
 
+    def standardise(layer, first, last):
+        _standardise(layers[layer], columns, limit, y[layer], tuple(features[layer]), sums[layer], first, last)
 
-def _total(counts, moments, means, pairs, starts, threshold):
-    """Bands to parts; undefined pairs, which were all counted as s = 0, taken out again."""
-    counts = np.add.reduceat(counts, starts, axis=1)  # [layer, part, part, measure, bins]
-    moments = np.add.reduceat(moments, starts, axis=1)  # [layer, part, part, 4]
-    upper = np.triu(np.ones((3, 3), np.int64))[:, :, None]
-    undefined = counts.sum(axis=-1) - upper * pairs
-    counts[..., counts.shape[-1] // 2] -= undefined
-    above = moments[..., 2:] - (undefined if threshold < 0 else 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return counts, means, np.sqrt(moments[..., :2] / pairs), above / pairs
+    step = max(1, min(8, n_panels * n_layers // (4 * torch.get_num_threads())))
+    share(standardise, [(i, at, min(at + step, n_panels)) for i in range(n_layers) for at in range(0, n_panels, step)])
+    return y, features, sums

@@ -1,15 +1,15 @@
 """The histograms of `helpers.similarity.block_histograms` on a GPU, in Triton: product and binning in one kernel.
 
 One program per tile of the upper triangle and layer.  The tile of products p = y_i . y_j stays in registers;
-both measures come out of it as in `kernels_cpu` (cosine = p + b_i b_j, correlation = p / (a_i a_j)), are binned
+both measures come out of it as in `helpers.kernels.cpu` (cosine = p + b_i b_j, correlation = p / (a_i a_j)), are binned
 there (`tl.histogram` works in shared memory) and added to the counts of the block once per tile.  Neither
 the matrix nor a mask is ever stored.  Sums of squares are taken around the mean of the block, which is known
 beforehand, and kept per tile, so that the result does not depend on the order of the programs.
 
 Products are full float32 (`input_precision="ieee"`): one pass of TF32 would move some 0.2% of the counts.
 
-The tests run this file in Triton's interpreter and compile it for compute capability 7.5 and 9.0; it has
-never run on a GPU.
+The tests run this file in Triton's interpreter and compile it for compute capability 7.5 and 9.0.  On a GPU it
+is taken only after `helpers.kernels.prove_triton` has compared it with plain torch there.
 Reference: https://triton-lang.org/main/python-api/triton.language.html (dot, histogram, atomic_add).
 """
 
@@ -19,16 +19,16 @@ import torch
 import triton
 import triton.language as tl
 
-from helpers.masks import BLOCKS, PARTS
-from helpers.similarity import _features
+from helpers.kernels.features import block_means, standardise
+from helpers.masks import BLOCK_PARTS
 
 TILE = 64  # rows and columns of a tile
 DEPTH = 32  # tokens multiplied at a time
-GROUP_BYTES = 1 << 28  # layers are taken together as long as their features are no larger
+GROUP_BYTES = 1 << 28  # layers are taken together as long as they are no larger
 
 
 @triton.jit
-def _bin_tiles(
+def bin_tiles(
     y, features, means, tiles, counts, sums, n, n_features, n_tiles, threshold,
     BINS: tl.constexpr, ROOM: tl.constexpr, TILE: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -85,14 +85,13 @@ def _bin_tiles(
 @cache
 def _tiles(sizes, device):
     """int32 `[tile, 5]`, ordered by block: rows from, to, columns from, to, block; and the tiles of each block."""
-    stop = [sum(sizes[: p + 1]) for p in range(3)]
+    at = [range(sum(sizes[:p]), sum(sizes[: p + 1]), TILE) for p in range(3)]
     tiles, numbers = [], []
-    for b, (first, second) in enumerate(BLOCKS):
-        p, q = PARTS.index(first), PARTS.index(second)
+    for b, (p, q) in enumerate(BLOCK_PARTS):
         found = [
-            (i, min(i + TILE, stop[p]), j, min(j + TILE, stop[q]), b)
-            for i in range(stop[p] - sizes[p], stop[p], TILE)
-            for j in range(stop[q] - sizes[q], stop[q], TILE)
+            (i, min(i + TILE, at[p].stop), j, min(j + TILE, at[q].stop), b)
+            for i in at[p]
+            for j in at[q]
             if p != q or j >= i
         ]
         tiles += found
@@ -100,65 +99,38 @@ def _tiles(sizes, device):
     return torch.tensor(tiles, dtype=torch.int32, device=device), numbers
 
 
-def layer_sums(x, sizes, limit, bins, threshold):
+def layer_sums(x, sizes, bins, threshold):
     """Histograms and moments of every block of some layers, as `helpers.kernels.cpu.layer_sums` gives them.
 
-    x: `[layer, sample, F]`, float32 or shorter, on the GPU.  Returns tensors on the same device.
+    x: `[layer, sample, F]`, finite, float32 or shorter.  Returns tensors on its device.
     """
-    group = max(1, GROUP_BYTES // (4 * x.shape[1] * x.shape[2]))
-    found = [_group_sums(part, tuple(sizes), bins, threshold) for part in x.split(group)]
-    return tuple(torch.cat(values) for values in zip(*found))
-
-
-def _group_sums(x, sizes, bins, threshold):
     n_layers, n, n_features = x.shape
-    f = _features(x)
-    defined = torch.stack([~f.zero, ~f.constant], dim=1)  # [layer, measure, F]
-    y = f.z * f.a.unsqueeze(-2)  # [layer, sample, F]
-    inverse = torch.where(f.constant, 0, 1 / f.a)
-    features = torch.cat([torch.stack([f.b, inverse], dim=1), defined.float()], dim=1)  # [layer, 4, F]
-    means, pairs = _means(f, defined, sizes)  # [layer, block, measure]
+    z, features = standardise(x)
+    defined = torch.stack([~features.zero, ~features.constant], dim=1)  # [layer, measure, F]
+    y = z * features.a.unsqueeze(-2)  # [layer, sample, F]
+    inverse = torch.where(features.constant, 0, 1 / features.a)
+    factors = torch.cat([torch.stack([features.b, inverse], dim=1), defined.float()], dim=1)  # [layer, 4, F]
+    means, pairs = _means(z, features, defined, sizes)  # [layer, block, measure]
 
-    tiles, numbers = _tiles(sizes, x.device)
+    tiles, numbers = _tiles(sizes, z.device)
     room = triton.next_power_of_2(bins + 1)
-    counts = torch.zeros(n_layers, len(BLOCKS), 2, room, dtype=torch.int32, device=x.device)
-    sums = torch.empty(n_layers, len(tiles), 4, device=x.device)
-    _bin_tiles[(len(tiles), n_layers)](
-        y.contiguous(), features.contiguous(), means.nan_to_num().float().contiguous(), tiles, counts, sums,
+    counts = torch.zeros(n_layers, 6, 2, room, dtype=torch.int32, device=z.device)
+    sums = torch.empty(n_layers, len(tiles), 4, device=z.device)
+    bin_tiles[(len(tiles), n_layers)](
+        y.contiguous(), factors.contiguous(), means.nan_to_num().float().contiguous(), tiles, counts, sums,
         n, n_features, len(tiles), threshold, BINS=bins, ROOM=room, TILE=TILE, DEPTH=DEPTH,
         num_warps=8,
     )  # fmt: skip
     sums = torch.stack([part.sum(dim=1, dtype=torch.float64) for part in sums.split(numbers, dim=1)], dim=1)
     moments = sums / pairs.repeat(1, 1, 2)  # [layer, block, 4]
-    found = counts[..., :bins].to(torch.int64), means, moments[..., :2].sqrt(), moments[..., 2:]
-    return tuple(_by_parts(values) for values in found)
+    return counts[..., :bins].to(torch.int64), means, moments[..., :2].sqrt(), moments[..., 2:]
 
 
-def _means(f, defined, sizes):
+def _means(z, features, defined, sizes):
     """Means from sums of unit vectors, float64, and numbers of defined pairs, both `[layer, block, measure]`."""
-    z = f.z.double() * defined[:, 1].unsqueeze(-2)  # [layer, sample, F], 0 where constant
-    n = z.shape[-2]
-    unit = f.z.double() * f.a.double().unsqueeze(-2) + f.b.double().unsqueeze(-2) / n**0.5  # x / |x|
-    total = torch.stack(
-        [torch.stack([v.sum(-1) for v in values.split(sizes, dim=-1)], dim=1) for values in (unit, z)], dim=2
-    )  # [layer, part, measure, token]
-    number = torch.stack([v.sum(-1) for v in defined.split(sizes, dim=-1)], dim=1)  # [layer, part, measure]
-    means, pairs = [], []
-    for first, second in BLOCKS:
-        p, q = PARTS.index(first), PARTS.index(second)
-        product = (total[:, p] * total[:, q]).sum(-1)  # [layer, measure]
-        if p == q:  # the square holds each pair twice, and each feature with itself
-            product, count = (product - number[:, p]) / 2, number[:, p] * (number[:, p] - 1) // 2
-        else:
-            count = number[:, p] * number[:, q]
-        means.append(torch.where(count > 0, product / count, torch.nan).clamp(-1, 1))
-        pairs.append(count)
-    return torch.stack(means, dim=1), torch.stack(pairs, dim=1)
-
-
-def _by_parts(values):
-    """`[layer, block, ...]` -> `[layer, part, part, ...]`."""
-    result = values.new_zeros(values.shape[0], 3, 3, *values.shape[2:])
-    for b, (first, second) in enumerate(BLOCKS):
-        result[:, PARTS.index(first), PARTS.index(second)] = values[:, b]
-    return result
+    a, b = features.a.double().unsqueeze(-2), features.b.double().unsqueeze(-2)  # [layer, 1, F]
+    unit = z.double() * a + b / z.shape[-2] ** 0.5  # [layer, sample, F], x / |x|
+    vectors = torch.stack([unit, z.double() * defined[:, 1].unsqueeze(-2)], dim=1)  # 0 where constant
+    total = torch.stack([part.sum(-1) for part in vectors.split(sizes, dim=-1)], dim=2)
+    number = torch.stack([part.sum(-1) for part in defined.split(sizes, dim=-1)], dim=2)
+    return block_means(total, number)

@@ -8,7 +8,7 @@ Columns of the table, one row a model, target, layer, condition, block and measu
                                 occurrences at once, so these two exist for n_samples <= features only;
                                 beyond, the exact null below stands alone (it is narrow there).
     block, measure              "QQ" ... "KV"; "cosine", "correlation"
-    n_samples, n_skipped         int64: sentences that count, and that were skipped
+    n_samples, n_skipped        int64: sentences that count, and that were skipped
     n_pairs, n_undefined        int64, as in `BlockHistogram`
     mean, std, share_above      float64, as in `BlockHistogram`; share_above is that of |s| > 0.9
     smile_index, effective_n    float64, see `helpers.statistics`
@@ -24,24 +24,40 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from helpers.baselines import shuffle_entries, shuffle_within_features
+from helpers.baselines import null_shares, shuffle_entries, shuffle_within_features
+from helpers.experiments.study import FEWEST, StudyError
+from helpers.kernels.features import features_of
 from helpers.masks import BLOCKS, MEASURES
 from helpers.settings import say
-from helpers.similarity import block_histograms
-from helpers.statistics import effective_n, null_shares, smile_index
-from helpers.survey.moments import Moments, moment_histograms
-from helpers.survey.tasks import add, code_version, one_thread, short_hash
+from helpers.similarity import block_histograms, product_histograms
+from helpers.statistics import effective_n, smile_index
+from helpers.survey.moments import Moments
+from helpers.survey.tasks import MEASURED, add, code_version, one_thread, short_hash
 
 SHUFFLES = {"entries_shuffled": shuffle_entries, "within_shuffled": shuffle_within_features}
-CONDITIONS = ("target", "control", *SHUFFLES)
+CONDITIONS = (*MEASURED, *SHUFFLES)
 
 
-class SurveyError(ValueError):
-    """What the user can mend; the message says how."""
+@torch.no_grad()
+def moment_histograms(total, sizes, **options):
+    """`block_histograms` out of moments: the same result by the same rules, whatever the number of samples.
 
+    Args:
+        total: `Moments` of all samples of one layer, at least two for the correlation.
+        sizes, options (measures, bins, threshold): as in `block_histograms`.
 
-def survey_error(vi, en, *values):
-    return SurveyError(say(vi, en).format(*values))
+    Returns:
+        `{measure: BlockHistograms}` without leading dimensions; one band of rows at a time is held
+        beyond the co-moment itself.
+    """
+    std = (total.comoment.diagonal() / total.count).clamp_min(0).sqrt()  # [F]
+    scale = 1 / (std * total.count**0.5).clamp_min(torch.finfo(torch.float64).tiny)
+
+    def correlations(i, j):
+        return total.comoment[i, j] * scale[i, None] * scale[j]  # [row, column]
+
+    features = features_of(total.mean, std, total.dtype)
+    return product_histograms([(features, correlations)], sizes, n_samples=total.count, device=std.device, **options)
 
 
 def table_rows(tasks, store):
@@ -51,25 +67,20 @@ def table_rows(tasks, store):
     n, n_skipped = sum(info["n"] for info in infos), sum(info["n_skipped"] for info in infos)
     sources = sorted({(info["provenance"], info["code"]) for info in infos})
     if len(sources) > 1:
-        raise survey_error(
-            "dưới cùng một tên có nhiều mô hình hoặc phiên bản: {}; hãy xóa {} rồi chạy lại",
-            "several models or versions came under one name: {}; delete {} and run again",
-            sources,
-            store.folder,
+        vi = f"dưới cùng một tên có nhiều mô hình hoặc phiên bản: {sources}; hãy xóa {store.folder} rồi chạy lại"
+        en = f"several models or versions came under one name: {sources}; delete {store.folder} and run again"
+        raise StudyError(say(vi, en))
+    if n < FEWEST:
+        vi = (
+            f"chỉ dùng được {n} trong {n + n_skipped} câu với {target!r} (từ phải có mặt, không ở token đầu, câu không "
         )
-    if n < 3:
-        raise survey_error(
-            "chỉ dùng được {} trong {} câu với {!r} (từ phải có mặt, không ở token đầu, câu không quá dài): cần ít nhất 3",
-            "{} of {} sentences are usable with {!r} (it must be there, not the first token, the sentence not too long): "
-            "at least 3 are needed",
-            n,
-            n + n_skipped,
-            target,
-        )
+        en = f"{n} of {n + n_skipped} sentences are usable with {target!r} (it must be there, not the first token, the "
+        vi, en = vi + f"quá dài): cần ít nhất {FEWEST}", en + f"sentence not too long): at least {FEWEST} are needed"
+        raise StudyError(say(vi, en))
     filled = next(info for info in infos if info["n"])
     keys = [task.key for task in tasks]
     for layer in filled["layers"]:
-        totals = {condition: _merged(store, keys, condition, layer) for condition in ("target", "control")}
+        totals = {condition: _merged(store, keys, condition, layer) for condition in MEASURED}
         for condition in CONDITIONS:
             total = totals["target" if condition in SHUFFLES else condition]
             if condition in SHUFFLES:
@@ -95,13 +106,12 @@ def _merged(store, keys, condition, layer):
 
 def _numbers(histogram, measure, n):
     null = null_shares(n, measure, histogram.edges)  # [bins]
-    middle = (histogram.edges[1:] + histogram.edges[:-1]).abs() / 2
     return {
         **{name: getattr(histogram, name).item() for name in ("n_pairs", "n_undefined", "mean", "std", "share_above")},
         "smile_index": smile_index(histogram).item(),
         "effective_n": effective_n(histogram, measure).item(),
         "null_std": (n - (measure == "correlation")) ** -0.5,
-        "null_share_above": null[middle > 0.9].sum().item(),
+        "null_share_above": null[histogram.centers.abs() > 0.9].sum().item(),
         "null_smile_index": smile_index(replace(histogram, counts=null)).item(),
         "counts": histogram.counts.tolist(),
     }

@@ -10,7 +10,7 @@ import os
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import resources
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -18,16 +18,14 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import save
 
-from helpers.capture import attention_modules, capture_qkv
+from helpers.capture import attention_modules, capture_qkv, layer_numbers
 from helpers.models import load_model
+from helpers.settings import get_language, say, set_language
 from helpers.survey.moments import Moments, merge, moments
-from helpers.text import control_positions, encode, find_token, token_id_of
+from helpers.text import control_positions, encode, find_token, token_id_of, tokens_at
 
 BATCH_TOKENS = 512  # of one forward pass, padding included: every token of a batch is captured
-SOURCES = ("capture", "models", "moments", "partials")  # the code that a task's numbers depend on
-
-
-# ---- tasks: what a worker does -------------------------------------------------------------------
+MEASURED = ("target", "control")
 
 
 @dataclass(frozen=True)
@@ -52,35 +50,52 @@ class Failure:
 
 
 def add(a, b):
-    """Two partial sums as one.  None is empty; rows `[sample, F]` up to F tokens, `Moments` beyond.
+    """Two partial sums as one.  None is empty; rows `[sample, F]` up to F samples, `Moments` beyond.
 
     Up to there rows are the smaller of the two, and an exact shuffle is still possible.
     """
-    if a is None or b is None:
-        return b if a is None else a
-    if not isinstance(a, Moments) and not isinstance(b, Moments) and len(a) + len(b) <= a.shape[1]:
-        return torch.cat([a, b])
-    return merge(*(part if isinstance(part, Moments) else moments(part) for part in (a, b)))
+    parts = [part for part in (a, b) if part is not None]
+    if not parts:
+        return None
+    if not any(isinstance(part, Moments) for part in parts) and sum(map(len, parts)) <= parts[0].shape[1]:
+        return torch.cat(parts)
+    return reduce(merge, [part if isinstance(part, Moments) else moments(part) for part in parts])
 
 
 _turn = threading.Lock()  # threads of one worker share its model, and the hooks on it
 _loaded = {}
 
 
-def run_task(task):
-    """The partial sums of a task as bytes of a safetensors file, or a `Failure`."""
+def run_task(task, language=None):
+    """The partial sums of a task as bytes of a safetensors file, or a `Failure` in this language."""
+    set_language(language or get_language())
     with _turn, one_thread():
         key = task.model, _device(task.device)
         try:
             if key not in _loaded:
                 _loaded.clear()  # one model at a time
-                _loaded[key] = load_model(task.model, device=key[1])
+                _loaded[key] = _load(*key)
         except Exception as error:  # noqa: BLE001  the others go on
             return Failure(f"{type(error).__name__}: {error}", True)
         try:
             return _partial_sums(*_loaded[key], task)
         except Exception as error:  # noqa: BLE001  the others go on
             return Failure(f"{type(error).__name__}: {error}", False)
+
+
+def _load(name, device):
+    """The model, its provenance in English always: it seeds the shuffles.  A failure is in the language in use."""
+    language = get_language()
+    try:
+        set_language("en")
+        return load_model(name, device=device)
+    except Exception:
+        set_language(language)
+        if language == "en":
+            raise
+        return load_model(name, device=device)  # fails again, in that language
+    finally:
+        set_language(language)
 
 
 @contextmanager
@@ -107,47 +122,40 @@ def _device(asked):
 @torch.no_grad()
 def _partial_sums(model, tokenizer, task):
     token = target_token(tokenizer, task.target)
-    n_layer = len(attention_modules(model))
-    layers = task.layers and tuple(
-        dict.fromkeys(n + n_layer if -n_layer <= n < 0 else n for n in task.layers)
-    )  # -1 once
+    layers = tuple(dict.fromkeys(layer_numbers(task.layers, len(attention_modules(model)))))  # the last and -1 once
     longest = getattr(model.config, "max_position_embeddings", None) or float("inf")
     ids = tokenizer(list(task.sentences))["input_ids"]
     usable = [i for i in range(len(ids)) if token in ids[i][1:] and ids[i][0] != token and len(ids[i]) <= longest]
+    info = {"provenance": model.provenance, "code": code_version(), "layers": layers, "sizes": None}
+    info |= {"n": len(usable), "n_skipped": len(ids) - len(usable)}
     sums, waiting, n_waiting = {}, [], 0
-    info = {
-        "provenance": model.provenance,
-        "code": code_version(),
-        "n": len(usable),
-        "n_skipped": len(ids) - len(usable),
-    }
-
-    def flush():  # few long updates: an update costs F x F however few the tokens
-        for condition, batches in zip(("target", "control"), zip(*waiting)):
-            x = torch.cat(batches, dim=1)  # [layer, sample, F]
-            for layer, rows in zip(info["layers"], x):
-                rows = rows if len(rows) <= rows.shape[1] else moments(rows)
-                sums[condition, layer] = add(sums.get((condition, layer)), rows)
-        waiting.clear()
-
     for batch in _batches(usable, [len(tokens) for tokens in ids]):
         encoded = encode(tokenizer, [task.sentences[i] for i in batch])
         at = find_token(encoded, token)
         qkv = capture_qkv(model, encoded, layers=layers)
         x, row = qkv.joined(), torch.arange(len(batch))  # [layer, sentence, token, F]
         waiting.append([x[:, row, position] for position in (at, control_positions(encoded, at))])
-        info |= {"layers": qkv.layers, "sizes": qkv.sizes}
-        n_waiting += len(batch)
+        info["sizes"], n_waiting = qkv.sizes, n_waiting + len(batch)
         if n_waiting >= x.shape[-1]:
-            flush()
-            n_waiting = 0
+            _add_rows(sums, waiting, layers)
+            waiting, n_waiting = [], 0
     if waiting:
-        flush()
+        _add_rows(sums, waiting, layers)
     tensors = {}
     for (condition, layer), part in sums.items():
         named = {"mean": part.mean, "comoment": part.comoment} if isinstance(part, Moments) else {"rows": part}
         tensors |= {f"{condition}.{layer}.{name}": value.cpu().contiguous() for name, value in named.items()}
     return save(tensors, metadata={"survey": json.dumps(info)})
+
+
+def _add_rows(sums, batches, layers):
+    """Add batches of (target, control), each `[layer, sample, F]`, to {(condition, layer): partial sums}.
+
+    Few long updates: one costs F x F however few the rows.
+    """
+    for condition, of_condition in zip(MEASURED, zip(*batches, strict=True), strict=True):
+        for layer, rows in zip(layers, torch.cat(of_condition, dim=1), strict=True):
+            sums[condition, layer] = add(sums.get((condition, layer)), rows)
 
 
 def _batches(usable, lengths):
@@ -164,23 +172,22 @@ def _batches(usable, lengths):
 
 def target_token(tokenizer, word):
     """Id of the one token that `word` is after another word, with its space where that is part of the token."""
-    before, with_word = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("the", f"the {word}"))
-    if with_word[:-1] == before:
-        return with_word[-1]
-    return token_id_of(tokenizer, f" {word}")  # says which pieces it is
+    ids = tokens_at(tokenizer, f"the {word}", len("the"), len(f"the {word}"))[0]  # the space may be one of its own
+    if tokenizer.unk_token_id in ids:
+        vi, en = f"bộ tách token không biết từ {word!r}", f"the tokenizer does not know the word {word!r}"
+        raise ValueError(say(vi, en))
+    return ids[0] if len(ids) == 1 else token_id_of(tokenizer, f" {word}")  # says which pieces it is
 
 
 def code_version():
-    """Hash of what a task's numbers depend on besides its inputs."""
-    sources = [resources.files("helpers").joinpath(f"{name}.py").read_text(encoding="utf-8") for name in SOURCES]
-    return short_hash(torch.__version__, transformers.__version__, *sources)
+    """Hash of what a task's numbers depend on besides its inputs: the rooms of `helpers` that this file imports."""
+    helpers = Path(__file__).resolve().parents[1]
+    files = [path for room in ("", "wheels", "survey") for path in sorted((helpers / room).glob("*.py"))]
+    return short_hash(torch.__version__, transformers.__version__, *(path.read_text("utf-8") for path in files))
 
 
 def short_hash(*parts):
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-# ---- the store of finished tasks -----------------------------------------------------------------
 
 
 class Store:

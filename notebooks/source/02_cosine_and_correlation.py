@@ -47,6 +47,7 @@ import numpy as np
 import torch
 
 from helpers import (
+    attention_modules,
     capture_qkv,
     cosine_from_correlation,
     cosine_similarity,
@@ -56,6 +57,7 @@ from helpers import (
     load_model,
     load_sentences,
     pearson_correlation,
+    say,
     token_id_of,
 )
 from helpers.teaching.checks import check
@@ -64,9 +66,9 @@ from helpers.teaching.widgets import offset_explorer
 
 # %% [markdown] lang="vi"
 r"""
-## 1. Bốn token, ba chiều
+## 1. Bốn mẫu, ba chiều
 
-Mỗi hàng của `x` là một token (một lần từ đích xuất hiện), mỗi cột là một chiều (feature) của Q, K hoặc V. **Trong cả học phần, ta so sánh các cột với nhau**, không so sánh các hàng.
+Mỗi hàng của `x` là một mẫu (một lần từ đích xuất hiện), mỗi cột là một chiều (feature) của Q, K hoặc V. **Trong cả học phần, ta so sánh các cột với nhau**, không so sánh các hàng.
 
 Độ tương đồng cosine của hai cột là tích vô hướng chia cho tích hai độ dài:
 
@@ -77,9 +79,9 @@ $$\cos_{ij}=\frac{\sum_t x_{ti}\,x_{tj}}{\sqrt{\sum_t x_{ti}^2}\sqrt{\sum_t x_{t
 
 # %% [markdown] lang="en"
 r"""
-## 1. Four tokens, three features
+## 1. Four samples, three features
 
-Each row of `x` is a token (one occurrence of the target word), each column a feature of Q, K or V. **Throughout the course we compare columns**, not rows.
+Each row of `x` is a sample (one occurrence of the target word), each column a feature of Q, K or V. **Throughout the course we compare columns**, not rows.
 
 The cosine similarity of two columns is their dot product divided by the product of their lengths:
 
@@ -92,10 +94,10 @@ $$\cos_{ij}=\frac{\sum_t x_{ti}\,x_{tj}}{\sqrt{\sum_t x_{ti}^2}\sqrt{\sum_t x_{t
 x = torch.tensor([[1.0, 2.0, 5.0], [2.0, 1.0, 3.0], [3.0, 4.0, 4.0], [4.0, 3.0, 4.0]])  # [sample, feature]
 
 dot = length_0 = length_1 = 0.0
-for token in x:
-    dot += token[0] * token[1]
-    length_0 += token[0] ** 2
-    length_1 += token[1] ** 2
+for row in x:
+    dot += row[0] * row[1]
+    length_0 += row[0] ** 2
+    length_1 += row[1] ** 2
 
 print(f"{dot / (length_0 * length_1) ** 0.5:.3f}")
 
@@ -230,7 +232,7 @@ r"""
 
 ## 4. Đồng nhất thức
 
-Viết mỗi chiều dưới dạng $x_i=\mu_i+\sigma_i z_i$, với $z_i$ có trung bình 0 và độ lệch chuẩn 1. Khi đó trung bình của $z_iz_j$ chính là $r_{ij}$. Lấy trung bình theo token:
+Viết mỗi chiều dưới dạng $x_i=\mu_i+\sigma_i z_i$, với $z_i$ có trung bình 0 và độ lệch chuẩn 1. Khi đó trung bình của $z_iz_j$ chính là $r_{ij}$. Lấy trung bình theo các mẫu (hàng):
 
 $$\overline{x_ix_j}=\mu_i\mu_j+\sigma_i\sigma_j\,r_{ij},\qquad \overline{x_i^2}=\mu_i^2+\sigma_i^2 .$$
 
@@ -251,7 +253,7 @@ What this figure does not say: how large the offsets in a real model are, and wh
 
 ## 4. The identity
 
-Write each feature as $x_i=\mu_i+\sigma_i z_i$, where $z_i$ has mean 0 and standard deviation 1. Then the mean of $z_iz_j$ is $r_{ij}$. Take means over the tokens:
+Write each feature as $x_i=\mu_i+\sigma_i z_i$, where $z_i$ has mean 0 and standard deviation 1. Then the mean of $z_iz_j$ is $r_{ij}$. Take means over the samples (rows):
 
 $$\overline{x_ix_j}=\mu_i\mu_j+\sigma_i\sigma_j\,r_{ij},\qquad \overline{x_i^2}=\mu_i^2+\sigma_i^2 .$$
 
@@ -314,10 +316,9 @@ Take Q, K and V of " her" in all sentences, at an early layer. **Predict:** what
 model, tokenizer = load_model()
 batch = encode(tokenizer, load_sentences("her"))
 positions = find_token(batch, token_id_of(tokenizer, " her"))
-qkv = capture_qkv(model, batch, positions=positions)
-
-layer = len(qkv.layers) // 10
-x = qkv.joined()[layer].double().cpu()  # [sentence, feature]
+layer = max(1, len(attention_modules(model)) // 10)
+qkv = capture_qkv(model, batch, layers=(layer, 0), positions=positions)  # layer 0 is for section 6
+x = qkv.joined()[0].double().cpu()  # [sample, feature]: one sample per sentence
 m = x.mean(dim=0) / x.std(dim=0, correction=0)  # [feature]
 print(model.provenance, "·", label("layer"), layer, "·", f"n = {len(x)}")
 print(f"|m| > 1: {(m.abs() > 1).double().mean():.0%}    |m| > 3: {(m.abs() > 3).double().mean():.0%}")
@@ -342,22 +343,23 @@ assert error < 1e-12
 
 # %% [markdown] lang="vi"
 r"""
-Hãy nhìn một cặp cụ thể: cosine trên 0,9 nhưng tương quan gần 0. Mỗi chấm là một câu.
+Hãy nhìn một cặp cụ thể: cosine trên 0,9 (hoặc cao nhất, nếu không cặp nào đạt mức ấy) nhưng tương quan gần 0. Mỗi chấm là một câu.
 """
 
 # %% [markdown] lang="en"
 r"""
-Look at one such pair: a cosine above 0.9 and a correlation near 0. Each dot is a sentence.
+Look at one pair: a cosine above 0.9 (or the highest there is, if none is) and a correlation near 0. Each dot is a sentence.
 """
 
 # %%
-candidates = torch.where(cosine.triu(1) > 0.9, correlation.abs(), torch.inf)
+high = cosine.triu(1).max().clamp(max=0.9)
+candidates = torch.where(cosine.triu(1) >= high, correlation.abs(), torch.inf)
 i, j = divmod(int(candidates.argmin()), len(m))
 figure = plot_feature_pair(x[:, i], x[:, j], f"cos = {cosine[i, j]:.2f}   r = {correlation[i, j]:.2f}   n = {len(x)}")
 
 # %% [markdown] lang="vi"
 r"""
-Đám mây chấm nằm xa gốc tọa độ. Cosine đứng ở **gốc tọa độ** nhìn ra: mọi chấm nằm về cùng một hướng và tách khỏi cả hai trục, nên "giống nhau". Tương quan đứng ở **trung bình** nhìn ra: các chấm tản ra không theo trật tự nào, nên "không liên quan".
+Nếu cosine ghi trên hình gần 1 thì đám mây chấm nằm xa gốc tọa độ. Cosine đứng ở **gốc tọa độ** nhìn ra: mọi chấm nằm về cùng một hướng và tách khỏi cả hai trục, nên "giống nhau". Tương quan đứng ở **trung bình** nhìn ra: các chấm tản ra không theo trật tự nào, nên "không liên quan".
 
 Hình này chỉ là một cặp được chọn vì nó cực đoan. Phân phối của tất cả các cặp là chuyện của bài 04.
 
@@ -369,7 +371,7 @@ Tìm một cặp chiều `(i, j)` khác trong dữ liệu thật: cosine **âm**
 
 # %% [markdown] lang="en"
 r"""
-The cloud lies far from the origin. Cosine looks from the **origin**: all dots are in one direction and clear of both axes, hence "alike". Correlation looks from the **mean**: the dots scatter without order, hence "unrelated".
+Where the cosine in the title is near 1, the cloud lies far from the origin. Cosine looks from the **origin**: all dots are in one direction and clear of both axes, hence "alike". Correlation looks from the **mean**: the dots scatter without order, hence "unrelated".
 
 This is one pair, chosen because it is extreme. How all pairs are distributed is the business of notebook 04.
 
@@ -386,22 +388,25 @@ check("2.3", opposite_pair, x)
 
 # %% tags=["solution"]
 # @title Lời giải 2.3 · Solution 2.3
-opposite_pair = ((cosine < -0.9) & (correlation.abs() < 0.1)).nonzero()[0].tolist()
+pairs = ((cosine < -0.9) & (correlation.abs() < 0.1)).nonzero().tolist()  # in some models there is none
+opposite_pair = pairs[0] if pairs else ...
 
 check("2.3", opposite_pair, x)
+if not pairs:
+    print(say("mô hình này không có cặp nào như thế", "this model has no such pair"))
 
 # %% [markdown] lang="vi"
 r"""
 ## 6. Khi hệ số tương quan không tồn tại
 
-Nếu một chiều có *cùng một giá trị* ở mọi token thì độ lệch chuẩn bằng 0: công thức tương quan là 0/0, không xác định. Làm tròn số có thể che mất điều đó. Dưới đây là hai cột hằng số; NumPy và `helpers` trả lời ra sao?
+Nếu một chiều có *cùng một giá trị* ở mọi mẫu thì độ lệch chuẩn bằng 0: công thức tương quan là 0/0, không xác định. Làm tròn số có thể che mất điều đó. Dưới đây là hai cột hằng số; NumPy và `helpers` trả lời ra sao?
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 6. When there is no correlation
 
-If a feature has the *same value* at every token, its standard deviation is 0: the correlation is 0/0, undefined. Rounding can hide that. Here are two constant columns; what do NumPy and `helpers` answer?
+If a feature has the *same value* in every sample, its standard deviation is 0: the correlation is 0/0, undefined. Rounding can hide that. Here are two constant columns; what do NumPy and `helpers` answer?
 """
 
 # %% tags=["nbval-ignore-output"]
@@ -414,18 +419,18 @@ print("helpers", float(pearson_correlation(torch.tensor(constants))[0, 1]))
 r"""
 Trong máy tính, trung bình của 54 số 0,1 không bằng đúng 0,1, nên cột "đã trừ trung bình" chỉ còn sai số làm tròn, và NumPy có thể đo tương quan của chính sai số đó. `helpers` coi một chiều là hằng số khi nó chỉ dao động ở mức sai số làm tròn, trả về `NaN`, và *đếm* những cặp như thế.
 
-Chuyện này có thật: ở tầng 0 của một mô hình dùng mã hóa vị trí xoay (RoPE), " her" có cùng Q, K, V (lấy trước khi xoay) trong mọi câu, vì chưa có ngữ cảnh nào chạm đến nó.
+Chuyện này có thật: ở tầng 0 của một mô hình dùng mã hóa vị trí xoay (RoPE), " her" có cùng Q, K, V (lấy trước khi xoay) trong mọi câu, vì chưa có ngữ cảnh nào chạm đến nó. (Ở mô hình cộng vị trí vào embedding, như GPT-2, các vector ấy khác nhau theo vị trí, nên tương quan xác định.)
 """
 
 # %% [markdown] lang="en"
 r"""
 The mean of 54 numbers 0.1 is not exactly 0.1 in a computer, so the "centred" column is nothing but rounding error, and NumPy may report the correlation of that. `helpers` calls a feature constant when it varies at rounding level only, returns `NaN`, and *counts* such pairs.
 
-It happens for real: at layer 0 of a model with rotary positions (RoPE), " her" has the same Q, K and V (captured before the rotation) in every sentence, because no context has touched it yet.
+It happens for real: at layer 0 of a model with rotary positions (RoPE), " her" has the same Q, K and V (captured before the rotation) in every sentence, because no context has touched it yet. (Where positions are added to the embedding, as in GPT-2, they differ by position, and the correlation is defined.)
 """
 
 # %%
-x0 = qkv.joined()[0]  # [sentence, feature]
+x0 = qkv.joined()[1]  # [sample, feature], layer 0
 print(
     f"{torch.isnan(pearson_correlation(x0)).double().mean():.0%}",
     f"{torch.isnan(cosine_similarity(x0)).double().mean():.0%}",
@@ -433,7 +438,7 @@ print(
 
 # %% [markdown] lang="vi"
 r"""
-Hai số trên là tỉ lệ cặp không xác định ở tầng 0: của tương quan, rồi của cosine. Cosine vẫn xác định, vì nó không cần độ lệch chuẩn.
+Hai số trên là tỉ lệ cặp không xác định ở tầng 0: của tương quan, rồi của cosine. Chỗ nào tương quan không xác định, cosine vẫn xác định, vì nó không cần độ lệch chuẩn.
 
 ## Tự kiểm tra
 1. Nhân một chiều với 3: cosine thay đổi không? Tương quan thay đổi không? Nhân với −3 thì sao?
@@ -462,7 +467,7 @@ Hai số trên là tỉ lệ cặp không xác định ở tầng 0: của tươ
 
 # %% [markdown] lang="en"
 r"""
-The two numbers are the share of undefined pairs at layer 0: of the correlation, then of the cosine. The cosine is still defined, for it needs no standard deviation.
+The two numbers are the share of undefined pairs at layer 0: of the correlation, then of the cosine. Where the correlation is undefined the cosine is still defined, for it needs no standard deviation.
 
 ## Check yourself
 1. Multiply one feature by 3: does the cosine change? The correlation? And by −3?

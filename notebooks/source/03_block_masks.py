@@ -50,6 +50,7 @@ import torch
 
 from helpers import (
     BLOCKS,
+    attention_modules,
     block_histograms,
     block_values,
     capture_qkv,
@@ -190,22 +191,26 @@ A part with itself has $n(n-1)/2$ pairs, a cross block has $n_a n_b$. Counting i
 model, tokenizer = load_model()
 batch = encode(tokenizer, load_sentences("her"))
 positions = find_token(batch, token_id_of(tokenizer, " her"))
-qkv = capture_qkv(model, batch, positions=positions)
+early = range(1 + max(1, len(attention_modules(model)) // 10))  # the layers up to a tenth of the depth
+qkv = capture_qkv(model, batch, layers=early, positions=positions)
 print(model.provenance, qkv.sizes)
 
-for name, sizes in (("GPT-2", (768, 768, 768)), (say("mô hình này", "this model"), qkv.sizes)):
+shapes = {say("mô hình này", "this model"): qkv.sizes}
+if qkv.sizes != (768, 768, 768):
+    shapes = {"GPT-2": (768, 768, 768), **shapes}
+for name, sizes in shapes.items():
     counted = {block: int((matrix_mask(sizes) == code).sum()) for block, code in BLOCKS.items()}
     assert counted == n_block_pairs(sizes)
     print(f"{name:14s}", "  ".join(f"{block} {count:_}" for block, count in counted.items()))
 
 # %% [markdown] lang="vi"
 r"""
-Khi Q rộng hơn K và V (grouped-query attention), không phải khối nào cũng vuông, nhưng mặt nạ vẫn đúng. Hãy nhìn hình:
+Khi Q rộng hơn K và V (grouped-query attention, như ở SmolLM2), không phải khối nào cũng vuông, nhưng mặt nạ vẫn đúng. Ở GPT-2, ba phần rộng bằng nhau. Hãy nhìn hình:
 """
 
 # %% [markdown] lang="en"
 r"""
-Where Q is wider than K and V (grouped-query attention) not every block is square, but the mask still holds. Look at it:
+Where Q is wider than K and V (grouped-query attention, as in SmolLM2) not every block is square, but the mask still holds. In GPT-2 all three are equally wide. Look at it:
 """
 
 # %%
@@ -272,8 +277,8 @@ The cosine similarities of " her" at an early layer. To be legible, the picture 
 """
 
 # %%
-layer = len(qkv.layers) // 10
-x = qkv.joined()[layer]  # [sentence, feature]
+layer = early[-1]
+x = qkv.joined()[layer]  # [sample, feature]: one sample per sentence
 similarity = cosine_similarity(x)  # [feature, feature]
 
 step = 12
@@ -345,14 +350,14 @@ check("3.3", share_positive)
 r"""
 ## 6. Không cần đến ma trận
 
-Ma trận, mặt nạ và sáu lần quét tốn bộ nhớ và thời gian, trong khi ta chỉ cần biểu đồ tần suất (histogram). `block_histograms` tính từng dải hàng, đếm vào các khoảng chia (bin) rồi bỏ đi; ma trận lớn không bao giờ tồn tại. Hàm này còn nhận mọi tầng cùng một lúc: `[tầng, câu, chiều]`.
+Ma trận, mặt nạ và sáu lần quét tốn bộ nhớ và thời gian, trong khi ta chỉ cần biểu đồ tần suất (histogram). `block_histograms` tính từng dải hàng, đếm vào các khoảng chia (bin) rồi bỏ đi; ma trận lớn không bao giờ tồn tại. Hàm này còn nhận nhiều tầng cùng một lúc: `[tầng, mẫu, chiều]`, mỗi câu một mẫu. Ở đây là những tầng đã lấy ở mục 3.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 6. No matrix at all
 
-The matrix, the mask and six scans cost memory and time, while all we want are histograms. `block_histograms` computes one band of rows at a time, counts it into bins and drops it; the large matrix never exists. It also takes all layers at once: `[layer, sentence, feature]`.
+The matrix, the mask and six scans cost memory and time, while all we want are histograms. `block_histograms` computes one band of rows at a time, counts it into bins and drops it; the large matrix never exists. It also takes several layers at once: `[layer, sample, feature]`, one sample per sentence. Here these are the layers captured in section 3.
 """
 
 
@@ -382,12 +387,13 @@ Check against NumPy. A value very close to a bin edge (within $10^{-6}$) may fal
 """
 
 # %%
-edges = result["cosine"].edges.cpu().numpy()
+edges, exact_matrix = result["cosine"].edges.cpu().numpy(), cosine_similarity(x.double())
 for block in BLOCKS:
-    exact = block_values(cosine_similarity(x.double()), qkv.sizes, block).cpu().numpy()
+    exact = np.sort(block_values(exact_matrix, qkv.sizes, block).cpu().numpy())
     expected = np.histogram(exact, edges)[0].cumsum()
     ours = result["cosine"][block].counts[layer].cpu().numpy().cumsum()
-    close = (np.abs(exact[:, None] - edges[1:]) < 1e-6).sum(axis=0)  # values that may fall on either side
+    low, high = (np.searchsorted(exact, edges[1:] + reach) for reach in (-1e-6, 1e-6))
+    close = high - low  # values that may fall on either side of an edge
     assert (np.abs(ours - expected) <= close).all()
 print("✓")
 

@@ -60,6 +60,7 @@ from helpers import (
     label,
     load_model,
     load_sentences,
+    part_slices,
     say,
     shuffle_entries,
     token_id_of,
@@ -92,23 +93,23 @@ sentences = load_sentences("her")
 batch = encode(tokenizer, sentences)
 positions = find_token(batch, token_id_of(tokenizer, " her"))
 
-target_qkv = capture_qkv(model, batch, positions=positions)
-control_qkv = capture_qkv(model, batch, positions=control_positions(batch, positions))
-x_target, x_control = target_qkv.joined(), control_qkv.joined()  # [layer, sentence, feature]
+every = capture_qkv(model, batch)  # all tokens in one pass: both the target and the control are among them
+rows, x = torch.arange(len(sentences)), every.joined()  # [layer, sentence, token, feature]
+x_target, x_control = x[:, rows, positions], x[:, rows, control_positions(batch, positions)]  # [layer, sample, feature]
 x_baseline = shuffle_entries(x_target, torch.Generator().manual_seed(0))
 
-n_layer = len(target_qkv.layers)
+n_layer, sizes = len(every.layers), every.sizes
 print(model.provenance)
-print(tuple(x_target.shape), target_qkv.sizes)
+print(tuple(x_target.shape), sizes)
 
 # %% [markdown] lang="vi"
 r"""
-Trong mô hình nhân quả (causal), một token chỉ nhìn được chính nó và các token đứng trước; phần câu *sau* " her" không ảnh hưởng gì. Vì vậy “số câu” thật sự là số đoạn đầu khác nhau tính đến " her":
+Trong mô hình nhân quả (causal), một token chỉ nhìn được chính nó và các token đứng trước; phần câu *sau* " her" không ảnh hưởng gì. Vì vậy “số câu” thật sự là số đoạn đầu khác nhau tính đến " her". (Ở bộ mã hóa (encoder) như BERT, token nhìn thấy cả câu: đó là số câu khác nhau.)
 """
 
 # %% [markdown] lang="en"
 r"""
-In a causal model a token sees only itself and what comes before it; the text *after* " her" has no effect. So the real number of sentences is the number of different beginnings up to " her":
+In a causal model a token sees only itself and what comes before it; the text *after* " her" has no effect. So the real number of sentences is the number of different beginnings up to " her". (In an encoder such as BERT a token sees the whole sentence: it is the number of different sentences.)
 """
 
 # %%
@@ -179,12 +180,11 @@ r"""
 """
 
 # %%
-target = block_histograms(x_target, target_qkv.sizes)
-control = block_histograms(x_control, target_qkv.sizes)
-baseline = block_histograms(x_baseline, target_qkv.sizes)
+target, control = block_histograms(x_target, sizes), block_histograms(x_control, sizes)
+baseline = block_histograms(x_baseline, sizes, measures="cosine")
 
-first = x_target[0]  # [sentence, feature]
-alike = (first[:, None] - first).abs().amax(-1) < 1e-4 * first.abs().max()  # [sentence, sentence]
+first = x_target[0]  # [sample, feature]
+alike = (first[:, None] - first).abs().amax(-1) < 1e-4 * first.abs().max()  # [sample, sample]
 n_different = int((~alike.tril(-1).any(dim=1)).sum())  # not counted: a sentence that is like an earlier one
 for measure in ("cosine", "correlation"):
     qq = target[measure]["QQ"]
@@ -256,7 +256,7 @@ Three layers: a tenth, a third and a half of the depth; half is where the source
 """
 
 # %% tags=["readme-figure"]
-layers = [n_layer // 10, n_layer // 3, n_layer // 2]
+layers = sorted({max(1, n_layer // 10), max(1, n_layer // 3), max(1, n_layer // 2)})
 figure = plot_blocks(
     target["cosine"], layers=layers, control=control["cosine"], baseline=baseline["cosine"], title=model.provenance
 )
@@ -462,7 +462,7 @@ The source's explanation can be tested. In each attention head the dot product m
 # %%
 def same_index(layer):
     """Mean |cosine| over the features i of each query head with the same i of each key head."""
-    (n_q, n_k, _), d_head = target_qkv.sizes, target_qkv.d_head
+    (n_q, n_k, _), d_head = sizes, every.d_head
     qk = cosine_similarity(x_target[layer])[:n_q, n_q : n_q + n_k]  # [query feature, key feature]
     qk = qk.unflatten(1, (-1, d_head)).unflatten(0, (-1, d_head))  # [query head, i, key head, j]
     return qk.diagonal(dim1=1, dim2=3).abs().mean(-1).cpu()  # [query head, key head]
@@ -497,9 +497,8 @@ So far we compared *columns* (features). Part 1 of the source, like the first th
 # %%
 upper = torch.triu_indices(len(sentences), len(sentences), offset=1)
 for layer in layers:
-    for part in ("Q", "K", "V"):
-        rows = getattr(target_qkv, part.lower())[layer]  # [sentence, feature]
-        s = cosine_similarity(rows.T)[tuple(upper)]  # [pair of sentences]
+    for part, features in part_slices(sizes).items():
+        s = cosine_similarity(x_target[layer, :, features].T)[tuple(upper)]  # [pair of sentences]
         high = (s > 0.9).double().mean()
         print(f"{label('layer')} {layer:2d}   {part}   {label('mean')} {s.mean():.2f}   > 0.9: {high:.0%}")
 

@@ -65,6 +65,7 @@ from helpers import (
     token_id_of,
     wasserstein_distance,
 )
+from helpers.capture import attention_layers
 from helpers.teaching.checks import check
 from helpers.teaching.plots import plot_conditions
 from helpers.teaching.widgets import small_n_explorer
@@ -73,20 +74,20 @@ from helpers.teaching.widgets import small_n_explorer
 r"""
 ## 1. Ba cách phá một bảng số
 
-Bốn token, hai chiều, mỗi chiều có một độ dời trung bình (mean offset) riêng. **Dự đoán:** sau mỗi phép biến đổi, trung bình của từng cột còn giữ nguyên không? Hai giá trị trong một hàng còn đi với nhau không?
+Bốn mẫu (hàng), hai chiều, mỗi chiều có một độ dời trung bình (mean offset) riêng. **Dự đoán:** sau mỗi phép biến đổi, trung bình của từng cột còn giữ nguyên không? Hai giá trị trong một hàng còn đi với nhau không?
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 1. Three ways to break a table
 
-Four tokens, two features, each with a mean offset of its own. **Predict:** after each change, are the column means what they were? Does a row still hold together?
+Four samples (rows), two features, each with a mean offset of its own. **Predict:** after each change, are the column means what they were? Does a row still hold together?
 """
 
 # %%
 toy = torch.tensor([[11.0, -21.0], [12.0, -22.0], [13.0, -23.0], [14.0, -24.0]])  # [sample, feature]
 generator = torch.Generator().manual_seed(1)
-signs = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]])  # [token, 1]
+signs = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]])  # [sample, 1]
 
 for x in (toy, shuffle_entries(toy, generator), shuffle_within_features(toy, generator), toy * signs):
     print([[int(value) for value in row] for row in x], label("mean"), [f"{value:+.1f}" for value in x.mean(dim=0)])
@@ -118,8 +119,8 @@ model, tokenizer = load_model()
 batch = encode(tokenizer, load_sentences("her"))
 positions = find_token(batch, token_id_of(tokenizer, " her"))
 qkv = capture_qkv(model, batch, positions=positions)
-layer = len(qkv.layers) // 10
-x = qkv.joined()[layer]  # [sentence, feature]
+layer = max(1, len(qkv.layers) // 10)
+x = qkv.joined()[layer]  # [sample, feature]: one sample per sentence
 title = f"{model.provenance} · {label('layer')} {layer}"
 
 generator = torch.Generator().manual_seed(0)
@@ -166,7 +167,7 @@ The six lines are Wasserstein-1 distances: from the histogram of cosines to the 
 """
 
 # %%
-x_all = qkv.joined()[1:]  # [layer, sentence, feature], without layer 0
+x_all = qkv.joined()[1:]  # [layer, sample, feature], without layer 0
 pair = (x_all, shuffle_within_features(x_all, torch.Generator().manual_seed(0)))
 original, shuffled = (block_histograms(values, qkv.sizes, measures="cosine")["cosine"] for values in pair)
 for block in ("QQ", "KK", "VV"):
@@ -180,7 +181,7 @@ r"""
 Chỉ ở những tầng được đếm (tầng 0 để riêng), ta mới được nói: biểu đồ cosine *không* cho biết gì về quan hệ giữa hai chiều qua các câu. Tầng nào sát ngưỡng thì chỉ đổi hạt giống ngẫu nhiên cũng có thể sang phía bên kia.
 
 ### Bài tập 5.1
-Tự viết `shuffle_columns(x, generator)`: hoán vị các token của *từng cột một cách độc lập*. Trả về tensor mới; không đổi `x`.
+Tự viết `shuffle_columns(x, generator)`: hoán vị các mẫu của *từng cột một cách độc lập*. Trả về tensor mới; không đổi `x`.
 
 *Gợi ý:* `torch.randperm(n, generator=generator)` cho một hoán vị; một vòng lặp qua các cột là đủ.
 """
@@ -190,7 +191,7 @@ r"""
 Only of the layers that are counted (layer 0 stands aside) may one say: the histogram of cosines tells *nothing* about the relation of two features across the sentences. A layer close to the threshold may change sides with another seed.
 
 ### Exercise 5.1
-Write `shuffle_columns(x, generator)` yourself: permute the tokens of *each column independently*. Return a new tensor; leave `x` as it is.
+Write `shuffle_columns(x, generator)` yourself: permute the samples of *each column independently*. Return a new tensor; leave `x` as it is.
 
 *Hint:* `torch.randperm(n, generator=generator)` gives one permutation; a loop over the columns will do.
 """
@@ -232,7 +233,7 @@ Multiply the *whole* vector of a sentence by −1, for about half of the sentenc
 """
 
 # %%
-signs = torch.randint(0, 2, (len(x), 1), generator=generator).to(x) * 2 - 1  # [sentence, 1]
+signs = torch.randint(0, 2, (len(x), 1), generator=generator).to(x) * 2 - 1  # [sample, 1]
 flipped = block_histograms(x * signs, qkv.sizes)
 
 assert torch.allclose(cosine_similarity((x * signs).double()), cosine_similarity(x.double()), rtol=0, atol=1e-12)
@@ -263,7 +264,7 @@ Two independent, normally distributed features over $n$ sentences: the correlati
 
 # %%
 for n in (3, 5, 10, 54, 200):
-    noise = torch.randn(n, 300, generator=generator)  # [sentence, feature]
+    noise = torch.randn(n, 300, generator=generator)  # [sample, feature]
     r = block_histograms(noise, (100, 100, 100))["correlation"]["QV"]
     width = f"{label('std')} {float(r.std):.2f}   1/√(n−1) {(n - 1) ** -0.5:.2f}"
     print(f"n = {n:3d}   {width}   S {float(smile_index(r)):+.2f}")
@@ -406,10 +407,15 @@ Now look at the correlation of " the": is it much wider than that of the other l
 """
 
 # %%
-the_batch, the_positions = conditions['" the"']
-with torch.no_grad():
-    outputs = model.base_model(**the_batch.to(model.device), output_hidden_states=True)
-length = outputs.hidden_states[layer].norm(dim=-1).cpu()  # [sentence, token], of what enters the layer
+(the_batch, the_positions), lengths = conditions['" the"'], []
+watched = attention_layers(model)[layer].register_forward_pre_hook(
+    lambda module, inputs: lengths.append(inputs[0].norm(dim=-1).cpu())  # of what enters the layer
+)
+try:
+    capture_qkv(model, the_batch, layers=layer)  # stops there
+finally:
+    watched.remove()
+(length,) = lengths  # [sentence, token]
 median = length[the_batch["attention_mask"].bool().cpu()].median()
 ratio = length[torch.arange(len(length)), the_positions.cpu()] / median  # [sentence]
 massive = ratio > 2.5
@@ -443,7 +449,7 @@ for name, samples in (
 
 # %% [markdown] lang="vi"
 r"""
-Nếu tập con ngẫu nhiên cười mà nhóm bình thường thì không, trục ấy chính là khác biệt giữa hai nhóm: hai nhóm có hai trung bình, nên trừ *một* trung bình không đủ. Luồng dư dài như thế là do vài giá trị kích hoạt khổng lồ (*massive activations*; Sun và cộng sự), và token mang chúng thường là **điểm hút chú ý (attention sink)**: nhiều đầu attention (attention head) dồn trọng số vào đó (Gu và cộng sự). Hay gặp nhất là token đầu tiên của câu; ở một số mô hình còn có những từ ít nghĩa như " the".
+Nếu tập con ngẫu nhiên cười mà nhóm bình thường thì không, trục ấy chính là khác biệt giữa hai nhóm: hai nhóm có hai trung bình, nên trừ *một* trung bình không đủ. Ở mô hình đã huấn luyện, luồng dư dài như thế là do vài giá trị kích hoạt khổng lồ (*massive activations*; Sun và cộng sự), và token mang chúng thường là **điểm hút chú ý (attention sink)**: nhiều đầu attention (attention head) dồn trọng số vào đó (Gu và cộng sự). Hay gặp nhất là token đầu tiên của câu; ở một số mô hình còn có những từ ít nghĩa như " the".
 
 ## 6. Mô hình chưa huấn luyện
 
@@ -452,7 +458,7 @@ Cùng kiến trúc, trọng số ngẫu nhiên. **Dự đoán:** nụ cười c�
 
 # %% [markdown] lang="en"
 r"""
-If the random subsets smile and the ordinary ones do not, the axis is the difference between the groups: two groups have two means, and subtracting *one* is not enough. A residual stream that long comes from a few *massive activations* (Sun et al.), and their token is mostly an **attention sink**: many heads put their weight there (Gu et al.). The first token of the text is the usual one; in some models words of little meaning such as " the" are too.
+If the random subsets smile and the ordinary ones do not, the axis is the difference between the groups: two groups have two means, and subtracting *one* is not enough. In a trained model a residual stream that long comes from a few *massive activations* (Sun et al.), and their token is mostly an **attention sink**: many heads put their weight there (Gu et al.). The first token of the text is the usual one; in some models words of little meaning such as " the" are too.
 
 ## 6. An untrained model
 
@@ -466,11 +472,11 @@ def untrained(seed):
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = layer + 1
     torch.manual_seed(seed)
-    return type(model)(config).to(model.device).eval()
+    return type(model.base_model)(config).to(model.device).eval()  # no head for the next token is needed
 
 
 middle = say("trung vị", "median")
-for seed in range(3):
+for seed in range(2):
     values = capture_qkv(untrained(seed), batch, layers=layer, positions=positions).joined()[0]
     s, _ = smiles(values)
     m = values.double().mean(dim=0).abs() / values.double().std(dim=0, correction=0)  # [feature]
@@ -511,7 +517,7 @@ check("5.3", flip_sentences)
 # %% tags=["solution"]
 # @title Lời giải 5.3 · Solution 5.3
 def flip_sentences(x, generator):
-    signs = torch.randint(0, 2, (len(x), 1), generator=generator) * 2 - 1  # [token, 1]
+    signs = torch.randint(0, 2, (len(x), 1), generator=generator) * 2 - 1  # [sample, 1]
     return x * signs
 
 

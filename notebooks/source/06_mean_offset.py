@@ -57,7 +57,6 @@ from helpers import (
     block_values,
     capture_qkv,
     control_positions,
-    edit_qkv,
     effective_n,
     encode,
     find_token,
@@ -75,6 +74,7 @@ from helpers import (
     wasserstein_distance,
 )
 from helpers.capture import ADAPTERS
+from helpers.experiments.edit import recorded
 from helpers.experiments.interventions import massive_tokens, real_tokens
 from helpers.teaching.checks import check
 from helpers.teaching.plots import plot_depth, plot_one_curve
@@ -89,7 +89,7 @@ Thay vì trừ toàn bộ trung bình, ta trừ một phần: $x - a\,\mu$ với
 **Dự đoán.** Khi bỏ một nửa độ dời ($a=0{,}5$), nụ cười khép lại một nửa, nhiều hơn hay ít hơn?
 
 ### Bài tập 6.1
-Viết `partial_centre(x, a)`: trả về $x - a\,\mu$, với $\mu$ là trung bình của từng chiều trên các token; `x` có kích thước `[..., sample, feature]`.
+Viết `partial_centre(x, a)`: trả về $x - a\,\mu$, với $\mu$ là trung bình của từng chiều trên các mẫu; `x` có kích thước `[..., sample, feature]`.
 
 *Gợi ý:* `keepdim=True`.
 """
@@ -103,7 +103,7 @@ Subtract a part of the mean: $x - a\,\mu$ with $a$ from 0 (cosine) to 1 (correla
 **Predict.** With half of the offset gone ($a=0.5$), has the smile closed by half, by more or by less?
 
 ### Exercise 6.1
-Write `partial_centre(x, a)`: return $x - a\,\mu$, where $\mu$ is each feature's mean over the tokens; `x` is `[..., sample, feature]`.
+Write `partial_centre(x, a)`: return $x - a\,\mu$, where $\mu$ is each feature's mean over the samples; `x` is `[..., sample, feature]`.
 
 *Hint:* `keepdim=True`.
 """
@@ -132,7 +132,7 @@ positions = find_token(batch, her)
 n, n_layer = len(positions), len(attention_modules(model))
 layer = max(1, n_layer // 10)
 qkv = capture_qkv(model, batch, layers=layer, positions=positions)
-sizes, x = qkv.sizes, qkv.joined()[0]  # [sentence, feature]
+sizes, x = qkv.sizes, qkv.joined()[0]  # [sample, feature]: one sample per sentence
 print(model.provenance, "·", label("layer"), layer, "·", f"n = {n}")
 
 for a in (0, 0.25, 0.5, 0.75, 0.9, 1):
@@ -212,23 +212,22 @@ Notebooks 02 to 08 measure the offset of one word, $c+\delta_w$. Which part is l
 # %%
 def read(batch):
     """Q, K, V of all tokens `[layer, sentence, token, F]`; which are text and not massive `[sentence, token]`."""
-    seen = {part: [] for part in "QKV"}
-    with ExitStack() as edits:
-        for part, layers in seen.items():  # an edit that changes nothing
-            edits.enter_context(edit_qkv(model, None, part, lambda x, _, kept=layers: kept.append(x.cpu()) or x))
+    with ExitStack() as records:
+        seen = [records.enter_context(recorded(model, part)) for part in "QKV"]
         ordinary = real_tokens(batch) & ~massive_tokens(model, batch)  # runs the model
-    return torch.cat([torch.stack(seen.pop(part)) for part in "QKV"], dim=-1), ordinary
+    return torch.cat([torch.stack(part).cpu() for part in seen], dim=-1), ordinary
 
 
 # %%
 vectors, words, captures = {}, {}, {}  # of ordinary tokens, and their ids; of one token in each sentence
-for name in ("ordinary", "her", "water"):
-    text = encode(tokenizer, load_ordinary()[0::2] if name == "ordinary" else load_sentences(name))
+read_here = {"ordinary": load_ordinary()[0::3], "her": load_sentences("her"), "water": load_sentences("water")[0::2]}
+for name, texts in read_here.items():
+    text = encode(tokenizer, texts)
     everything, ordinary = read(text)
-    vectors[name], words[name] = everything[:, ordinary], text["input_ids"][ordinary]  # [layer, sample, F], [token]
+    vectors[name], words[name] = everything[:, ordinary], text["input_ids"][ordinary]  # [layer, sample, F], [sample]
     if name != "ordinary":
         at, rows = find_token(text, token_id_of(tokenizer, f" {name}")), torch.arange(len(everything[0]))
-        captures[name] = everything[:, rows, at]  # [layer, sentence, F]
+        captures[name] = everything[:, rows, at]  # [layer, sample, F]: one sample per sentence
         captures[f"before {name}"] = everything[:, rows, control_positions(text, at)]
 
 c = vectors["ordinary"][layer][words["ordinary"] != her].mean(dim=0)  # [F]
@@ -242,7 +241,7 @@ r"""
 Cosine gần 1 nghĩa là độ dời của " her" phần lớn là trung bình chung. Đó là tính dị hướng (anisotropy) đã được biết từ lâu: vector của mọi *token* (các hàng) cùng ngả về một phía. Còn biểu đồ của ta so các *chiều* (các cột).
 
 ### Bài tập 6.2
-Giờ hãy tách vector của mọi từ. Viết `split(x, word)`, với `x` `[sample, feature]` và `word` `[token]` là id của từng token. Trả về `common` `[feature]`, `own` và `context` `[sample, feature]`; ba thứ cộng lại bằng `x`. Ở đây $c$ là trung bình của chính `x`.
+Giờ hãy tách vector của mọi từ. Viết `split(x, word)`, với `x` `[sample, feature]` và `word` `[sample]`, id của token ở từng hàng. Trả về `common` `[feature]`, `own` và `context` `[sample, feature]`; ba thứ cộng lại bằng `x`. Ở đây $c$ là trung bình của chính `x`.
 
 *Gợi ý:* với mỗi `w` trong `word.unique()`, các hàng `word == w` là những lần xuất hiện của nó.
 """
@@ -252,7 +251,7 @@ r"""
 A cosine near 1 says that the offset of " her" is mostly the common mean. This is the long known anisotropy: the vectors of all *tokens* (rows) point to one side. Our histograms compare *features* (columns).
 
 ### Exercise 6.2
-Now split every word. Write `split(x, word)`, with `x` `[sample, feature]` and the ids `word` `[token]`. Return `common` `[feature]`, `own` and `context` `[sample, feature]`, which add up to `x`; here $c$ is the mean of `x` itself.
+Now split every word. Write `split(x, word)`, with `x` `[sample, feature]` and `word` `[sample]`, the id of the token in each row. Return `common` `[feature]`, `own` and `context` `[sample, feature]`, which add up to `x`; here $c$ is the mean of `x` itself.
 
 *Hint:* for each `w` in `word.unique()` the rows `word == w` are its occurrences.
 """
@@ -299,13 +298,13 @@ def energy_shares(z, word):
 
 kinds, counts = torch.cat(list(words.values())).unique(return_counts=True)
 often = {name: torch.isin(word, kinds[counts >= 10]) for name, word in words.items()}
-word = torch.cat([words[name][chosen] for name, chosen in often.items()])  # [token]
+word = torch.cat([words[name][chosen] for name, chosen in often.items()])  # [sample]
 text = torch.cat([vectors[name][:, chosen] for name, chosen in often.items()], dim=1)  # [layer, sample, F]
 shares = torch.stack([energy_shares(z, word) for z in text])  # [layer, part, 3]
 assert ((shares.sum(dim=-1) - 1).abs() < 1e-4).all()
 
 # %%
-places = (layer, n_layer // 3, n_layer // 2)
+places = sorted({layer, max(1, n_layer // 3), max(1, n_layer // 2)})
 for at in places:
     figures = (f"   {part} " + " ".join(f"{s:.2f}" for s in row) for part, row in zip("QKV", shares[at]))
     print(label("layer"), f"{at:2d}", *figures)
@@ -315,7 +314,7 @@ figure = plot_depth(panels, "energy_share", title=f"{model.provenance} · {about
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi phần Q, K, V có ba số, cũng là ba đường: chung (đường có màu), từ, ngữ cảnh. Ở tầng nông (early layer), số nào của V lớn nhất? So với Q và K, V thiếu gì?
+Mỗi phần Q, K, V có ba số, cũng là ba đường: chung (đường có màu), từ, ngữ cảnh. Ở tầng nông (early layer), số nào của V lớn nhất? So với Q và K, V có thiếu gì không?
 
 Tài liệu gốc giải thích: V phẳng hơn vì gom *ngữ cảnh* thay cho mã tĩnh của từ. Nhưng phẳng hơn thì *đương nhiên* ngữ cảnh chiếm tỉ lệ lớn hơn (mục 2). Vì ngữ cảnh ở V nhiều, hay vì V thiếu $c$? Hãy bỏ $c$ khỏi cả ba rồi so lại. **Ngưỡng, đặt trước:**
 
@@ -327,7 +326,7 @@ Tài liệu gốc giải thích: V phẳng hơn vì gom *ngữ cảnh* thay cho 
 
 # %% [markdown] lang="en"
 r"""
-Three figures (lines) for Q, K and V: common (coloured), word, context. At the early layers, which is the largest in V? Beside Q and K, what does V lack?
+Three figures (lines) for Q, K and V: common (coloured), word, context. At the early layers, which is the largest in V? Beside Q and K, does V lack anything?
 
 The source explains: V is flatter because it gathers *context* instead of the static code of a word. But flatter *means* a larger share of context (section 2). Is context large in V, or is $c$ missing? Take $c$ out of all three and compare again. **Thresholds, beforehand:**
 
@@ -385,7 +384,7 @@ with ExitStack() as hooks:
         first = modules[at].get_submodule(adapter.projections[0])
         hook = first.register_forward_hook(lambda module, args, output, at=at: inputs.update({at: args[0].clone()}))
         hooks.callback(hook.remove)
-    capture_qkv(model, batch, layers=max(places))
+    capture_qkv(model, batch, layers=max(places), positions=positions)
 
 # %%
 for at in places:
@@ -400,7 +399,7 @@ for at in places:
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng trả lời lần lượt hai câu hỏi ấy. Cuối dòng là độ dài của bias so với độ dời; bằng 0 thì độ dời hoàn toàn do đầu vào. Ba chiều trong hàng trăm chiều mà giữ phần lớn năng lượng là những chiều bất thường (*rogue dimensions*; Timkey và van Schijndel), họ hàng với giá trị kích hoạt khổng lồ (Sun và cộng sự). Độ dời của phần nào đi qua chúng ít nhất? Đó có phải là phần thiếu $c$ không?
+Mỗi dòng trả lời lần lượt hai câu hỏi ấy. Cuối dòng là độ dài của bias so với độ dời; bằng 0 thì độ dời hoàn toàn do đầu vào. Nếu ba chiều trong hàng trăm chiều mà giữ phần lớn năng lượng thì đó là những chiều bất thường (*rogue dimensions*; Timkey và van Schijndel), họ hàng với giá trị kích hoạt khổng lồ (Sun và cộng sự). Độ dời của phần nào đi qua chúng ít nhất? Đó có phải là phần thiếu $c$ không?
 
 ## 5. Chắc chắn đến đâu?
 
@@ -409,7 +408,7 @@ Hàng trăm nghìn cặp nhưng chỉ 54 câu. Các cặp phụ thuộc nhau, n�
 
 # %% [markdown] lang="en"
 r"""
-Each line answers the two questions in turn, and ends in the length of the bias over that of the offset: at 0, all of it comes from the input. Three features out of hundreds with most of the energy are *rogue dimensions* (Timkey and van Schijndel), kin to massive activations (Sun et al.). Which part's offset comes through them least: the one that lacks $c$?
+Each line answers the two questions in turn, and ends in the length of the bias over that of the offset: at 0, all of it comes from the input. Where three features out of hundreds have most of the energy, they are *rogue dimensions* (Timkey and van Schijndel), kin to massive activations (Sun et al.). Which part's offset comes through them least: the one that lacks $c$?
 
 ## 5. How sure can we be?
 
@@ -417,7 +416,7 @@ Hundreds of thousands of pairs, but only 54 sentences. The pairs depend on each 
 """
 
 # %%
-noise = torch.randn(n, sum(sizes), generator=torch.Generator().manual_seed(0))  # [sentence, feature]
+noise = torch.randn(n, sum(sizes), generator=torch.Generator().manual_seed(0))  # [sample, feature]
 again = torch.randint(0, n, (n,), generator=torch.Generator().manual_seed(0))  # the sentences that a bootstrap draws
 print(*(f"{float(block_histograms(y, sizes)['correlation']['QQ'].std):.2f}" for y in (noise, noise[1:], noise[again])))
 
@@ -459,15 +458,16 @@ Does $\overline{s^2}$ redraw the histogram? In a **moment fit**, take from a fam
 
 # %%
 def offset_shares(y):
-    """Share of the energy that is offset, of each block: {block: [layer]}; y `[layer, sentence, F]`."""
+    """Share of the energy that is offset, of each block: {block: [layer]}; y `[layer, sample, F]`."""
     b2 = y.mean(dim=1).square() / y.square().mean(dim=1)  # [layer, F]
     of = {part: b2[:, at].mean(dim=1) for part, at in part_slices(sizes).items()}
     return {block: (of[block[0]] * of[block[1]]).sqrt() for block in BLOCKS}
 
 
-smiles, bells = [], []  # (block, its number, histogram), each for all layers but layer 0
-for y in captures.values():
+smiles, bells, results = [], [], {}  # (block, its number, histogram), each for all layers but layer 0
+for name, y in captures.items():
     result, share = block_histograms(y[1:], sizes), offset_shares(y[1:])
+    results[name] = result
     smiles += [(block, share[block], h) for block, h in result["cosine"].items()]
     bells += [(block, effective_n(h, "correlation"), h) for block, h in result["correlation"].items()]
 figure = plot_one_curve(smiles, bells, title=model.provenance)
@@ -489,7 +489,8 @@ def misfits(h, measure):
 for measure, rows in (("cosine", smiles), ("correlation", bells)):
     smiling = torch.cat([smile_index(h) for *_, h in rows]) > 0  # [histogram]
     for name, w1 in zip(("null", "exp(κ s²)"), torch.cat([misfits(h, measure) for *_, h in rows], dim=-1)):
-        passed = [f"({int(of.sum())}) {(w1[of] < 0.02).double().mean():.0%}" for of in (smiling, ~smiling)]
+        fit = [(int(of.sum()), (w1[of] < 0.02).double().mean()) for of in (smiling, ~smiling)]
+        passed = [f"({number}) {share:.0%}" if number else "(0) –" for number, share in fit]
         print(f"{label(measure):26s} {label(name):18s} S > 0 {passed[0]:10s} S ≤ 0 {passed[1]}")
 agree = torch.cat([(share > 3**-0.5) == (smile_index(h) > 0) for _, share, h in smiles]).double().mean()
 print(say(f"S > 0 ⇔ độ dời hơn 58%: đúng với {agree:.0%} số biểu đồ", f"S > 0 ⇔ offset above 58%: true of {agree:.0%}"))
@@ -505,7 +506,7 @@ $n_\text{eff}$ đếm gì? Chia mỗi cột trong $F$ cột của `x` `[sample, 
 
 $$F^2\,\overline{s^2}=\|Z^\top Z\|_F^2=\|ZZ^\top\|_F^2=\sum_k\lambda_k^2,\qquad F=\operatorname{tr}(ZZ^\top)=\sum_k\lambda_k.$$
 
-Vậy $1/\overline{s^2}$ là **tỉ số tham gia (participation ratio)** $(\sum\lambda_k)^2/\sum\lambda_k^2$ của các token. Viết `participation_ratio(x)`.
+Vậy $1/\overline{s^2}$ là **tỉ số tham gia (participation ratio)** $(\sum\lambda_k)^2/\sum\lambda_k^2$ của các mẫu. Viết `participation_ratio(x)`.
 
 *Gợi ý:* vết và chuẩn Frobenius.
 """
@@ -521,7 +522,7 @@ What does $n_\text{eff}$ count? Each of the $F$ columns of `x` `[sample, feature
 
 $$F^2\,\overline{s^2}=\|Z^\top Z\|_F^2=\|ZZ^\top\|_F^2=\sum_k\lambda_k^2,\qquad F=\operatorname{tr}(ZZ^\top)=\sum_k\lambda_k.$$
 
-So $1/\overline{s^2}$ is the **participation ratio** $(\sum\lambda_k)^2/\sum\lambda_k^2$ of the tokens. Write `participation_ratio(x)`.
+So $1/\overline{s^2}$ is the **participation ratio** $(\sum\lambda_k)^2/\sum\lambda_k^2$ of the samples. Write `participation_ratio(x)`.
 
 *Hint:* trace and Frobenius norm.
 """
@@ -539,7 +540,7 @@ check("6.3", participation_ratio)
 # @title Lời giải 6.3 · Solution 6.3
 def participation_ratio(x):
     z = x / x.norm(dim=0)  # [sample, feature]
-    gram = z @ z.T  # [token, token]
+    gram = z @ z.T  # [sample, sample]
     return float(gram.trace() ** 2 / gram.square().sum())
 
 
@@ -560,8 +561,8 @@ Lines 1 to 6 keep the thresholds of notebook 04, now at every layer. Line 7 asks
 """
 
 # %%
-y = captures["her"][1:]  # [layer - 1, sentence, F]
-cosine, bell = (dict(found.items()) for found in block_histograms(y, sizes).values())
+y = captures["her"][1:]  # [layer - 1, sample, F]
+cosine, bell = (dict(found.items()) for found in results["her"].values())  # of section 6
 s = {block: smile_index(h) for block, h in cosine.items()}  # [layer - 1], as all that follows
 high = {block: h.share_above for block, h in cosine.items()}
 low = torch.minimum(s["QQ"], s["KK"])

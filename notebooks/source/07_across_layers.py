@@ -43,14 +43,12 @@ from helpers import set_language
 set_language("vi")
 
 # %%
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
-# %%
 from helpers import (
     BLOCKS,
-    QKV,
     attention_modules,
     block_histograms,
     capture_qkv,
@@ -66,9 +64,14 @@ from helpers import (
     token_id_of,
 )
 from helpers.capture import attention_layers
+from helpers.experiments.edit import recorded
+from helpers.experiments.takes import takes
 from helpers.teaching.checks import check
 from helpers.teaching.plots import plot_depth, plot_layer_histograms
 from helpers.teaching.widgets import layer_explorer
+
+model, tokenizer = load_model()
+takes(model, layers=6)  # thirds, and a step of two layers
 
 # %% [markdown] lang="vi"
 r"""
@@ -85,7 +88,6 @@ What takes more memory: Q, K and V of all tokens at all layers, or the $F\times 
 """
 
 # %%
-model, tokenizer = load_model()
 model.set_attn_implementation("eager")  # the implementation that hands out its attention weights, for section 9
 batch = encode(tokenizer, load_sentences("her")).to(model.device)
 positions = find_token(batch, token_id_of(tokenizer, " her"))
@@ -136,7 +138,7 @@ r"""
 
 ## 2. Đặt ngưỡng trước khi nhìn
 
-Chỉ số nụ cười $S=P(|s|>0{,}8)-P(|s|<0{,}2)$ như ở bài 04. **Tầng nông (early layer)** là một phần ba đầu tiên của mô hình, *trừ tầng 0*; **tầng sâu (deep layer)** là một phần ba cuối. Bỏ tầng 0 vì với mã hóa vị trí xoay (RoPE), Q, K, V của token đích (target token) tại đó giống hệt nhau trong mọi câu: nụ cười hoàn hảo nhưng không nói gì về ngữ cảnh. Các khẳng định, với ngưỡng đặt ra trước khi bạn xem kết quả:
+Chỉ số nụ cười $S=P(|s|>0{,}8)-P(|s|<0{,}2)$ như ở bài 04. **Tầng nông (early layer)** là một phần ba đầu tiên của mô hình, *trừ tầng 0*; **tầng sâu (deep layer)** là một phần ba cuối. Bỏ tầng 0 vì ở đó chưa có chút ngữ cảnh nào: với mã hóa vị trí xoay (RoPE), Q, K, V của token đích (target token) giống hệt nhau trong mọi câu, một nụ cười hoàn hảo; nếu vị trí được cộng vào embedding (GPT-2) thì chúng chỉ khác nhau theo vị trí. Các khẳng định, với ngưỡng đặt ra trước khi bạn xem kết quả:
 
 1. **Nụ cười khép lại theo chiều sâu:** ở mỗi khối, trung bình của $S$ (cosine, token đích) ở tầng sâu thấp hơn ở tầng nông ít nhất 0,1.
 2. **Token đích cười rõ hơn token đối chứng (control token):** ở mỗi khối, tại mọi tầng từ 1 trở đi, $S$ của token đích lớn hơn ít nhất 0,05.
@@ -154,7 +156,7 @@ r"""
 
 ## 2. Thresholds before the figures
 
-The smile index $S=P(|s|>0.8)-P(|s|<0.2)$ is that of notebook 04. **Early** means the first third of the model *without layer 0*, **deep** the last third. Layer 0 is left out because with rotary positions (RoPE) Q, K and V of the target are the same there in every sentence: a perfect smile that says nothing about context. The claims, with thresholds fixed before you see the result:
+The smile index $S=P(|s|>0.8)-P(|s|<0.2)$ is that of notebook 04. **Early** means the first third of the model *without layer 0*, **deep** the last third. Layer 0 is left out because there is no context in it yet: with rotary positions (RoPE) Q, K and V of the target are the same in every sentence, a perfect smile; where positions are added to the embedding (GPT-2) they differ by position only. The claims, with thresholds fixed before you see the result:
 
 1. **The smile closes with depth:** in each block $S$ (cosine, target) is lower at the deep layers, in the mean, by at least 0.1.
 2. **The target smiles more than the control:** in each block, at every layer from 1 on, $S$ of the target is larger by at least 0.05.
@@ -170,27 +172,32 @@ In 2 and 3, what is true at more than half of the layers but not at all is calle
 r"""
 ## 3. Chạy một lần cho mọi tầng
 
-Một lượt truyền xuôi giữ Q, K, V của mọi token; từ đó ta chọn ra token đích và token đối chứng.
+Một lượt truyền xuôi giữ Q, K, V của mọi token; từ đó ta chọn ra token đích và token đối chứng. Cũng lượt ấy giữ luôn luồng dư (residual stream) và các trọng số attention (attention weight) cho mục 9.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 3. One run for all layers
 
-One forward pass keeps Q, K and V of every token; the target and the control are taken out of it.
+One forward pass keeps Q, K and V of every token; the target and the control are taken out of it. The same pass keeps the residual stream and the attention weights for section 9.
 """
 
 # %%
-every, rows = capture_qkv(model, batch), torch.arange(n_sentence, device=model.device)
+rows = torch.arange(n_sentence, device=model.device)
+with ExitStack() as records, torch.no_grad():
+    every = {part: records.enter_context(recorded(model, part)) for part in "QKV"}  # of each part a list, by layer
+    run = model.base_model(**batch, output_hidden_states=True, output_attentions=True)
 
 
 def at(positions):
-    """Q, K, V of one token per sentence, at all layers."""
-    return QKV(*(part[:, rows, positions] for part in (every.q, every.k, every.v)), every.layers, every.d_head)
+    """Q, K, V of one token per sentence, at all layers: {part: `[layer, sample, feature]`}."""
+    return {part: torch.stack([x[rows, positions] for x in layers]) for part, layers in every.items()}
 
 
-target_qkv, control_qkv = at(positions), at(control_positions(batch, positions))
-target, control = (block_histograms(qkv.joined(), sizes) for qkv in (target_qkv, control_qkv))
+target_parts, control_parts = at(positions), at(control_positions(batch, positions))
+target, control = (
+    block_histograms(torch.cat(list(parts.values()), dim=-1), sizes) for parts in (target_parts, control_parts)
+)
 third = n_layer // 3
 early, deep = slice(1, third), slice(n_layer - third, n_layer)
 print(tuple(target["cosine"]["QQ"].counts.shape), list(BLOCKS))
@@ -281,7 +288,7 @@ Mỗi dòng in ra (nếu có) là một khối vẫn cười *sau khi* đã tr�
 Theo bài 02, cosine của hai chiều không tương quan chỉ phụ thuộc vào $m=\mu/\sigma$: trung bình chia cho độ lệch chuẩn (standard deviation). Tỉ số ấy có thể nhỏ đi theo hai cách: $\mu$ giảm, hoặc $\sigma$ tăng.
 
 ### Bài tập 7.2
-Viết `relative_offset(x)`: nhận `x` kích thước `[layer, sentence, feature]`, trả về `[layer]`: trung vị (median) theo các chiều của $|\mu|/\sigma$, với $\mu$ và $\sigma$ tính theo câu và $\sigma$ là độ lệch chuẩn tổng thể (chia cho $n$).
+Viết `relative_offset(x)`: nhận `x` kích thước `[layer, sample, feature]`, trả về `[layer]`: trung vị (median) theo các chiều của $|\mu|/\sigma$, với $\mu$ và $\sigma$ tính theo mẫu (mỗi câu một mẫu) và $\sigma$ là độ lệch chuẩn tổng thể (chia cho $n$).
 
 *Gợi ý:* `x.std(dim=..., correction=0)`; `x.median(dim=...)` trả về cả giá trị (`.values`) lẫn vị trí.
 """
@@ -297,7 +304,7 @@ The **offset** of this notebook is that of *one word*: the mean over the occurre
 By notebook 02 the cosine of two uncorrelated features depends on $m=\mu/\sigma$ alone: mean over standard deviation. It can fall in two ways: $\mu$ shrinks, or $\sigma$ grows.
 
 ### Exercise 7.2
-Write `relative_offset(x)`: take `x` of shape `[layer, sentence, feature]`, return `[layer]`: the median over the features of $|\mu|/\sigma$, with $\mu$ and $\sigma$ over the sentences and $\sigma$ the population standard deviation (divided by $n$).
+Write `relative_offset(x)`: take `x` of shape `[layer, sample, feature]`, return `[layer]`: the median over the features of $|\mu|/\sigma$, with $\mu$ and $\sigma$ over the samples (one per sentence) and $\sigma$ the population standard deviation (divided by $n$).
 
 *Hint:* `x.std(dim=..., correction=0)`; `x.median(dim=...)` gives values (`.values`) and places.
 """
@@ -333,7 +340,7 @@ r"""
 # %%
 moments = {}
 for part in "QKV":
-    x = getattr(target_qkv, part.lower()).double()  # [layer, sentence, feature]
+    x = target_parts[part].double()  # [layer, sample, feature]
     offset = x.mean(dim=1).square().mean(dim=-1).sqrt()  # [layer]
     spread = x.var(dim=1, correction=0).mean(dim=-1).sqrt()
     moments[part] = {"offset_size": offset, "spread_size": spread.where(spread > 1e-5 * offset, torch.nan)}
@@ -432,9 +439,9 @@ Trung bình trên một phần ba số tầng san phẳng mọi thứ xảy ra b
 
 Q, K, V của một tầng tính từ đầu vào của nó. Vậy thay đổi từ $S_l$ đến $S_{l+1}$ là việc của hai bộ phận của tầng $l$, attention và **MLP** (mạng nhỏ đứng sau attention), rồi của phép chiếu (projection) ở tầng $l+1$.
 
-**Quy tắc đặt trước.** Ở QQ, tìm tầng $l\ge1$ có $S_l-S_{l+2}$ lớn nhất. Hai tầng $l$ và $l+1$ là một **bậc sụt** nếu riêng mức giảm ấy ít nhất bằng một nửa mức giảm của QQ trong khẳng định 1.
+**Quy tắc đặt trước.** Ở QQ, tìm tầng $l\ge1$ có $S_l-S_{l+2}$ lớn nhất. Hai tầng $l$ và $l+1$ là một **bậc sụt** nếu khẳng định 1 đúng ở QQ và riêng mức giảm ấy ít nhất bằng một nửa mức giảm trong khẳng định đó.
 
-Hãy nhìn cả token đầu tiên của câu. Ở nhiều tầng, nó là **điểm hút chú ý (attention sink)**: các token sau dồn phần lớn trọng số vào nó, dù nó không thấy token nào khác và không biết gì về ngữ cảnh. Khi ấy nó thường là **token khổng lồ** (bài 05): luồng dư (residual stream) của nó dài hơn 2,5 lần trung vị của mọi token thật ở cùng tầng. Ta tìm những token như thế theo độ dài, không theo vị trí.
+Hãy nhìn cả token đầu tiên của câu. Ở nhiều tầng của một mô hình đã huấn luyện, nó là **điểm hút chú ý (attention sink)**: các token sau dồn phần lớn trọng số vào nó, dù trong mô hình nhân quả nó không thấy token nào khác và không biết gì về ngữ cảnh. Khi ấy nó thường là **token khổng lồ** (bài 05): luồng dư (residual stream) của nó dài hơn 2,5 lần trung vị của mọi token thật ở cùng tầng. Ta tìm những token như thế theo độ dài, không theo vị trí.
 
 **Dự đoán.** Ở nơi $S$ sụt, “ her” nhìn token đầu tiên nhiều hơn hay ít hơn so với ở nơi khác?
 """
@@ -449,9 +456,9 @@ A mean over a third of the layers averages away whatever happens inside: claim 1
 
 Q, K and V are computed from what enters a layer. So the change from $S_l$ to $S_{l+1}$ is the work of two parts of layer $l$, its attention and its **MLP** (the small network after it), and of the projection of layer $l+1$.
 
-**Rule, beforehand.** In QQ, find the layer $l\ge1$ with the largest $S_l-S_{l+2}$. The two layers $l$ and $l+1$ are a **step** if that fall alone is at least half of the fall of QQ in claim 1.
+**Rule, beforehand.** In QQ, find the layer $l\ge1$ with the largest $S_l-S_{l+2}$. The two layers $l$ and $l+1$ are a **step** if claim 1 holds in QQ and that fall alone is at least half of the fall in that claim.
 
-Look at the first token too. At many layers it is the **attention sink**: later tokens put most of their weight on it, though it sees no other token and knows nothing of the context. It is then mostly a **massive token** (notebook 05): its residual stream is over 2.5 times as long as the median of all real tokens at that layer. We find such tokens by their length, not by their position.
+Look at the first token too. At many layers of a trained model it is the **attention sink**: later tokens put most of their weight on it, though in a causal model it sees no other token and knows nothing of the context. It is then mostly a **massive token** (notebook 05): its residual stream is over 2.5 times as long as the median of all real tokens at that layer. We find such tokens by their length, not by their position.
 
 **Predict.** Where $S$ falls, does " her" look at the first token more or less than elsewhere?
 """
@@ -461,17 +468,16 @@ qq = smile_target[:, 0]  # [layer]
 one, two = qq[1:-1] - qq[2:], qq[1:-2] - qq[3:]  # what layer l, or l and l + 1, take away; l = 1, 2, ...
 sharpest, step = 1 + int(one.argmax()), 1 + int(two.argmax())
 lost = qq[step] - qq[step + 2]
-is_step = bool(lost >= closing[0] / 2 > 0)
+is_step = bool(closing[0] >= 0.1 and lost >= closing[0] / 2)
 
 print(say("giảm nhiều nhất qua một tầng: ", "largest fall over one layer:  "), end="")
 print(f"{label('layer')} {sharpest}  {qq[sharpest]:+.2f} → {qq[sharpest + 1]:+.2f}")
 print(say("giảm nhiều nhất qua hai tầng: ", "largest fall over two layers: "), end="")
-print(f"{label('layers')} {step}, {step + 1}  {qq[step]:+.2f} → {qq[step + 2]:+.2f}  ({lost / closing[0]:.0%})")
+share = f"  ({lost / closing[0]:.0%})" if closing[0] > 0 else ""
+print(f"{label('layers')} {step}, {step + 1}  {qq[step]:+.2f} → {qq[step + 2]:+.2f}{share}")
 print(say("bậc sụt:", "a step:"), label("verdict_holds" if is_step else "verdict_fails"))
 
 # %%
-with torch.no_grad():
-    run = model.base_model(**batch, output_hidden_states=True, output_attentions=True)
 lengths = torch.stack(run.hidden_states[:n_layer]).norm(dim=-1)  # [layer, sentence, token], where a layer begins
 real = batch["attention_mask"].bool()
 typical = lengths[:, real].median(dim=-1).values  # [layer]
@@ -489,7 +495,7 @@ print(say("nhìn token đầu ít hơn nửa mức trung vị:", "first token be
 
 # %% [markdown] lang="vi"
 r"""
-Trong ngoặc: mức giảm qua hai tầng ấy bằng bao nhiêu phần trăm mức giảm từ tầng nông đến tầng sâu. Cột cuối là trọng số attention (attention weight), trung bình qua các câu và các đầu attention (attention head). Ở những tầng khác trong danh sách cuối, $S$ thay đổi thế nào?
+Trong ngoặc (nếu từ tầng nông đến tầng sâu có giảm): mức giảm qua hai tầng ấy bằng bao nhiêu phần trăm mức giảm từ tầng nông đến tầng sâu. Cột cuối là trọng số attention (attention weight), trung bình qua các câu và các đầu attention (attention head). Ở những tầng khác trong danh sách cuối, $S$ thay đổi thế nào?
 
 ## 10. Cái gì làm nên bậc sụt?
 
@@ -500,7 +506,7 @@ Hook ở bài 01 chỉ đứng xem. Hook dưới đây *trả về* một giá t
 
 # %% [markdown] lang="en"
 r"""
-In brackets: the fall over these two layers as a share of the fall from early to deep. The last column is the attention weight, mean over sentences and heads. What does $S$ do at the other layers of the last list?
+In brackets, where there is a fall from early to deep: the fall over these two layers as a share of the fall from early to deep. The last column is the attention weight, mean over sentences and heads. What does $S$ do at the other layers of the last list?
 
 ## 10. What makes the step?
 
@@ -556,15 +562,17 @@ for name, (_, modules) in tests.items():
         print(f"{name}: {say('không có, bỏ qua', 'there is none, left out')}")
         continue
     with mean_ablated(modules):
-        qkv = capture_qkv(model, batch, layers=range(min(step + 4, n_layer)), positions=positions)
+        qkv = capture_qkv(model, batch, layers=range(step + 3), positions=positions)
     smile_after[name] = smiles(block_histograms(qkv.joined(), sizes, measures="cosine")["cosine"])  # [layer, block]
 
 # %%
 given_back = {}
 for name, smile in smile_after.items():
-    share = (smile[step + 2] - smile_target[step + 2]) / (smile_target[step] - smile_target[step + 2])  # [block]
+    fall = smile_target[step] - smile_target[step + 2]  # [block]
+    share = (smile[step + 2] - smile_target[step + 2]) / fall.where(fall > 0, torch.nan)  # nothing to give back: NaN
     given_back[name] = float(share[0])
-    print(f"{name:26s}", "   ".join(f"{block} {share[i]:4.0%}" for i, block in enumerate(("QQ", "KK", "VV"))))
+    figures = (f"{block} {share[i]:4.0%}" for i, block in enumerate(("QQ", "KK", "VV")) if fall[i] > 0)
+    print(f"{name:26s}", "   ".join(figures))
 main, *controls = given_back.values()
 is_cause = is_step and main >= 0.5 > max(controls, default=0)
 print(say("attention của bậc sụt là nguyên nhân:", "the attention of the step is the cause:"), end=" ")
@@ -574,14 +582,14 @@ figure = plot_depth(panels, "smile_index", title=f"{model.provenance} · QQ")
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng: phần được trả lại ở QQ, KK và VV; số âm nghĩa là $S$ còn thấp hơn cả khi không can thiệp. Ở hình con giữa, điều gì xảy ra tại bậc sụt?
+Mỗi dòng: phần được trả lại ở QQ, KK và VV (khối nào có $S$ giảm); số âm nghĩa là $S$ còn thấp hơn cả khi không can thiệp. Ở hình con giữa, điều gì xảy ra tại bậc sụt?
 
 Hình này *không* cho biết vì sao attention của hai tầng ấy lại nhìn chỗ khác: độ dài của token đầu tiên mới chỉ thay đổi cùng lúc, ta chưa can thiệp vào nó. Và đây là *một* bộ câu, *một* từ, *một* mô hình. (Với GPT-2 XL, hãy chạy bài này khi có kết nối tới Hub, với `QKV_MODEL=openai-community/gpt2-xl`.)
 """
 
 # %% [markdown] lang="en"
 r"""
-Each line: the share given back in QQ, KK and VV; negative where $S$ is lower than without the edit. What happens at the step in the middle panel?
+Each line: the share given back in QQ, KK and VV (where $S$ falls); negative where $S$ is lower than without the edit. What happens at the step in the middle panel?
 
 The figure does *not* say why the attention of these layers looks elsewhere: the length of the first token merely goes with it and was not edited. And this is *one* set of sentences, *one* word, *one* model. (For GPT-2 XL run this notebook with the Hub, with `QKV_MODEL=openai-community/gpt2-xl`.)
 """
@@ -601,7 +609,7 @@ r"""
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Với RoPE, token đích ở đó là hằng số trên mọi câu: $S=1$ do cách dựng; đưa vào sẽ thổi phồng trung bình của tầng nông.
+1. Chưa có ngữ cảnh. Với RoPE, token đích ở đó là hằng số trên mọi câu: $S=1$ do cách dựng; đưa vào sẽ thổi phồng trung bình của tầng nông. Với vị trí cộng vào embedding, chỉ có vị trí lên tiếng.
 2. Trung bình giảm, hoặc độ lệch chuẩn tăng. Vẽ riêng hai thứ, như ở mục 6.
 3. Thay bất cứ đầu ra nào bằng trung bình cũng làm các câu giống nhau hơn. Chỉ khi cùng phép sửa ấy ở chỗ khác không có tác dụng như vậy thì mới quy được tác dụng ấy cho *hai tầng này* và cho *attention*.
 </details>
@@ -630,7 +638,7 @@ r"""
 
 <details><summary>Short answers</summary>
 
-1. With rotary positions the target is constant over all sentences there: $S=1$ by construction; it would inflate the early mean.
+1. There is no context yet. With rotary positions the target is constant over all sentences: $S=1$ by construction, which would inflate the early mean. With positions added to the embedding, position alone speaks.
 2. The mean shrinks, or the standard deviation grows. Draw the two apart, as in section 6.
 3. Putting the mean in the place of any output makes the sentences more alike. Only if the same edit elsewhere does not do as much can the effect be put down to *these two layers* and to *attention*.
 </details>

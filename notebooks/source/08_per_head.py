@@ -52,16 +52,19 @@ from helpers import (
     BLOCKS,
     block_histograms,
     capture_qkv,
+    cosine_similarity,
     encode,
     find_token,
     jackknife,
     label,
     load_model,
     load_sentences,
+    pearson_correlation,
     say,
     smile_index,
     token_id_of,
 )
+from helpers.experiments.interventions import rotary_half
 from helpers.teaching.checks import check
 from helpers.teaching.plots import plot_depth, plot_head_maps, plot_heads
 
@@ -100,17 +103,17 @@ for head in range(n_key):
 # %% [markdown] lang="vi"
 r"""
 ### Bài tập 8.1
-Viết `by_head(q, k, v, d_head)`: nhận q, k, v kích thước `[..., sentence, feature]` (K và V có thể hẹp hơn), trả về `[..., head, sentence, 3 * d_head]`: với mỗi đầu Q, các chiều của nó, rồi của đầu K và đầu V đi cùng nó.
+Viết `by_head(q, k, v, d_head)`: nhận q, k, v kích thước `[..., sample, feature]` (mỗi câu một mẫu; K và V có thể hẹp hơn), trả về `[..., head, sample, 3 * d_head]`: với mỗi đầu Q, các chiều của nó, rồi của đầu K và đầu V đi cùng nó.
 
-*Gợi ý:* `unflatten(-1, (-1, d_head))` cắt trục cuối, `transpose` đưa trục của các đầu (head) lên trước trục câu, và bảng ở trên cho biết phải lặp lại các đầu K theo thứ tự nào.
+*Gợi ý:* `unflatten(-1, (-1, d_head))` cắt trục cuối, `transpose` đưa trục của các đầu (head) lên trước trục mẫu, và bảng ở trên cho biết phải lặp lại các đầu K theo thứ tự nào.
 """
 
 # %% [markdown] lang="en"
 r"""
 ### Exercise 8.1
-Write `by_head(q, k, v, d_head)`: take q, k, v of shape `[..., sentence, feature]` (K and V may be narrower), return `[..., head, sentence, 3 * d_head]`: for each query head its features, then those of the key head and the value head that go with it.
+Write `by_head(q, k, v, d_head)`: take q, k, v of shape `[..., sample, feature]` (one sample per sentence; K and V may be narrower), return `[..., head, sample, 3 * d_head]`: for each query head its features, then those of the key head and the value head that go with it.
 
-*Hint:* `unflatten(-1, (-1, d_head))` cuts the last axis, `transpose` brings the head axis before the sentences, and the table above says in which order key heads must be repeated.
+*Hint:* `unflatten(-1, (-1, d_head))` cuts the last axis, `transpose` brings the head axis before the samples, and the table above says in which order key heads must be repeated.
 """
 
 
@@ -125,9 +128,7 @@ check("8.1", by_head)
 # %% tags=["solution"]
 # @title Lời giải 8.1 · Solution 8.1
 def by_head(q, k, v, d_head):
-    q, k, v = (
-        part.unflatten(-1, (-1, d_head)).transpose(-3, -2) for part in (q, k, v)
-    )  # [..., head, sentence, d_head]
+    q, k, v = (part.unflatten(-1, (-1, d_head)).transpose(-3, -2) for part in (q, k, v))  # [..., head, sample, d_head]
     times = q.shape[-3] // k.shape[-3]
     k, v = (part.repeat_interleave(times, dim=-3) for part in (k, v))
     return torch.cat([q, k, v], dim=-1)
@@ -137,20 +138,20 @@ check("8.1", by_head)
 
 # %% [markdown] lang="vi"
 r"""
-Trục của các đầu attention đứng trước trục câu, nên `block_histograms` tính mọi đầu của mọi tầng trong một lệnh.
+Trục của các đầu attention đứng trước trục mẫu, nên `block_histograms` tính mọi đầu của mọi tầng trong một lệnh.
 
-Các đầu Q cùng nhóm dùng chung đầu K và V, nên KK, VV và KV của chúng giống hệt nhau *do cách dựng*. Nhiều bản sao không phải là nhiều bằng chứng độc lập, nên mỗi đầu K chỉ được tính một lần: `step` bên dưới bỏ các bản sao.
+Khi nhiều đầu Q cùng nhóm dùng chung đầu K và V, các khối KK, VV và KV của chúng giống hệt nhau *do cách dựng*. Nhiều bản sao không phải là nhiều bằng chứng độc lập, nên mỗi đầu K chỉ được tính một lần: `step` bên dưới bỏ các bản sao. (Mô hình có số đầu K bằng số đầu Q, như GPT-2, thì không có bản sao nào.)
 """
 
 # %% [markdown] lang="en"
 r"""
-The heads come before the sentences, so `block_histograms` does all heads of all layers in one call.
+The heads come before the samples, so `block_histograms` does all heads of all layers in one call.
 
-Query heads of one group share their key and value head, so their KK, VV and KV are the same *by construction*. That is not several pieces of evidence; each key head counts once: `step` below leaves the copies out.
+Where the query heads of a group share their key and value head, their KK, VV and KV are the same *by construction*. That is not several pieces of evidence; each key head counts once: `step` below leaves the copies out. (A model with as many key heads as query heads, such as GPT-2, has no copies.)
 """
 
 # %%
-x_target = by_head(target_qkv.q, target_qkv.k, target_qkv.v, d_head)  # [layer, head, sentence, 3 * d_head]
+x_target = by_head(target_qkv.q, target_qkv.k, target_qkv.v, d_head)  # [layer, head, sample, 3 * d_head]
 sizes = (d_head, d_head, d_head)
 heads = block_histograms(x_target, sizes)
 pooled = block_histograms(target_qkv.joined(), target_qkv.sizes)
@@ -267,7 +268,7 @@ Cần một mức nền (baseline) dành riêng cho câu hỏi này: xáo trộn
 
 **Quy tắc đặt trước.** Các đầu thật *thắng* ở một tầng nếu độ lệch chuẩn (standard deviation) của $S$ giữa các đầu lớn hơn độ lệch chuẩn ấy của *mọi* lần cắt. Trên toàn mô hình, các đầu “khác nhau thật” nếu chúng thắng ở nhiều tầng (không kể tầng 0) đến mức riêng may rủi chỉ có dưới 5% khả năng cho ra chừng ấy, tính theo phân phối nhị thức (mỗi tầng 1/20, coi các tầng là độc lập). Xét riêng khối QQ, với cosine và với hệ số tương quan (correlation coefficient).
 
-Cắt tùy ý như vậy còn xé rời những cặp chiều mà bước xoay (rotary step) quay cùng nhau. Vì thế có thêm cách cắt thứ hai: mỗi chiều giữ nguyên chỗ *bên trong đầu* và không rời chiều còn lại của cặp, chỉ đổi từ đầu này sang đầu khác.
+Ở mô hình có bước xoay (rotary step), cắt tùy ý như vậy còn xé rời những cặp chiều được quay cùng nhau. Vì thế có thêm cách cắt thứ hai: mỗi chiều giữ nguyên chỗ *bên trong đầu* và không rời chiều còn lại của cặp (nếu có), chỉ đổi từ đầu này sang đầu khác.
 
 **Dự đoán:** phép đo nào nhìn thấy ranh giới giữa các đầu rõ hơn?
 """
@@ -284,37 +285,41 @@ This needs its own baseline: shuffle the order of the features *within* Q, withi
 
 **Rule, beforehand.** The real heads *win* at a layer if the standard deviation of $S$ over the heads is larger than that of *every* cut. For the whole model the heads "really differ" if they win at so many layers (layer 0 aside) that chance gives as many with a probability below 5%, by the binomial distribution (1/20 a layer, layers taken as independent). For the block QQ, with the cosine and with the correlation.
 
-Such blind cuts also tear apart the pairs of features that the rotary step turns together. Hence a second kind of cut: each feature keeps its place *within the head* and its partner, and only changes from one head to another.
+In a model with a rotary step such blind cuts also tear apart the pairs of features that turn together. Hence a second kind of cut: each feature keeps its place *within the head* and its partner, if it has one, and only changes from one head to another.
 
 **Predict:** which measure sees the borders between heads more clearly?
 """
 
 # %%
-n_cut, generator = 19, torch.Generator().manual_seed(0)
+n_cut, generator, half = 19, torch.Generator().manual_seed(0), rotary_half(model, d_head)
 
 
-def random_groups(part, keep_place):
+def random_groups(part, keep_place=False):
     """Q, K or V with its features dealt out to made-up heads."""
     n_head = part.shape[-1] // d_head
     order = torch.randperm(part.shape[-1], generator=generator)
-    if keep_place:  # place j and its rotary partner j + d_head / 2 come from one head
-        source = torch.rand(n_head, d_head // 2, generator=generator).argsort(dim=0).repeat(1, 2)  # [head, place]
+    if keep_place:
+        source = torch.rand(n_head, d_head, generator=generator).argsort(dim=0)  # of each place: from which head
+        source[:, half : 2 * half] = source[:, :half]  # place j and its rotary partner j + half come from one head
         order = (source * d_head + torch.arange(d_head)).flatten()
     return part[..., order]
 
 
-def cut_smiles(keep_place):
-    """S of made-up heads: {measure: {block: [cut, layer, head]}}."""
-    runs = []
-    for _ in range(n_cut):
-        parts = (random_groups(part, keep_place) for part in (target_qkv.q, target_qkv.k, target_qkv.v))
-        runs.append(block_histograms(by_head(*parts, d_head), sizes))
-    return {m: {b: torch.stack([smile_index(run[m][b])[:, :: step[b]] for run in runs]) for b in BLOCKS} for m in heads}
+def smile_within(q, measure):
+    """S of the pairs within each head: q `[layer, sample, feature]` -> `[layer, head]`."""
+    q = q.unflatten(-1, (-1, d_head)).transpose(-3, -2)  # [layer, head, sample, d_head]
+    similarity = cosine_similarity(q) if measure == "cosine" else pearson_correlation(q)
+    i, j = torch.triu_indices(d_head, d_head, offset=1)
+    s = similarity[..., i, j].abs()  # [layer, head, pair]
+    return (s > 0.8).double().mean(dim=-1) - (s < 0.2).double().mean(dim=-1)
 
 
 # %%
-cuts = {say("cắt tùy ý", "blind cuts"): cut_smiles(False), say("giữ chỗ trong đầu", "places kept"): cut_smiles(True)}
-print({kind: tuple(smiles_of["cosine"]["QQ"].shape) for kind, smiles_of in cuts.items()})
+cuts = {}  # {kind of cut: {measure: [cut, layer, head]}}
+for kind, keep_place in ((say("cắt tùy ý", "blind cuts"), False), (say("giữ chỗ trong đầu", "places kept"), True)):
+    groups = [random_groups(target_qkv.q, keep_place) for _ in range(n_cut)]
+    cuts[kind] = {measure: torch.stack([smile_within(q, measure) for q in groups]) for measure in heads}
+print({kind: tuple(smiles_of["cosine"].shape) for kind, smiles_of in cuts.items()})
 
 # %%
 most = int(stats.binom.ppf(0.95, n_layer - 1, 1 / (n_cut + 1)))  # chance gives more with a probability below 5%
@@ -324,8 +329,8 @@ print(say(f"riêng may rủi: trung bình {mean:.1f} tầng, 95% trường hợp
 curves = {}
 for kind, smiles_of in cuts.items():
     for measure in heads:
-        real = smile_index(heads[measure]["QQ"]).std(dim=-1)  # [layer]
-        made_up = smiles_of[measure]["QQ"].std(dim=-1)  # [cut, layer]
+        real = smile_within(target_qkv.q, measure).std(dim=-1)  # [layer]
+        made_up = smiles_of[measure].std(dim=-1)  # [cut, layer]
         beaten = int((real > made_up.amax(dim=0))[1:].sum())
         verdict = label("verdict_holds" if beaten > most else "verdict_fails")
         ratio = (real / made_up.mean(dim=0))[1:].median()
@@ -364,7 +369,7 @@ We take the layer at a tenth of the depth, as in notebook 04. Each dot is a head
 layer = max(1, n_layer // 10)
 
 
-def all_smiles(x):  # [head, sentence, 3 * d_head] -> [block, head]
+def all_smiles(x):  # [head, sample, 3 * d_head] -> [block, head]
     histograms = block_histograms(x, sizes, measures="cosine")["cosine"]
     return torch.stack([smile_index(histograms[block]) for block in BLOCKS])
 
@@ -387,8 +392,10 @@ for block, interval in intervals.items():
 # %%
 off = (smile_index(pooled["cosine"]["QQ"]) - smile["QQ"].mean(dim=-1))[1:].abs()  # [layer - 1]
 print(f"QQ  |{label('pooled')} − {label('head_mean')}| ≤ {off.max():.2f}  ({n_layer - 1} {label('layers')})")
-blind = next(iter(cuts.values()))["cosine"]
-bands = {block: blind[block][:, layer].flatten() for block in intervals}
+parts = [part[layer] for part in (target_qkv.q, target_qkv.k, target_qkv.v)]
+blind = torch.stack([by_head(*map(random_groups, parts), d_head) for _ in range(n_cut)])  # [cut, head, sample, ...]
+blind = block_histograms(blind, sizes, measures="cosine")["cosine"]
+bands = {block: smile_index(blind[block])[:, :: step[block]].flatten() for block in intervals}
 figure = plot_heads(intervals, pooled_smile, bands, title=f"{model.provenance} · {label('layer')} {layer}")
 
 # %% [markdown] lang="vi"

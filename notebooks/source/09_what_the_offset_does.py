@@ -55,10 +55,12 @@ from helpers import (
     load_model,
     load_ordinary,
     load_sentences,
+    mean_ci,
     say,
     token_id_of,
 )
 from helpers.experiments.interventions import (
+    Predictions,
     after_rotary,
     as_long_as,
     clamped,
@@ -74,9 +76,13 @@ from helpers.experiments.interventions import (
     rotary_half,
     score_by_distance,
 )
+from helpers.experiments.takes import takes
 from helpers.experiments.word_swap import WordSlot
 from helpers.teaching.checks import check
-from helpers.teaching.plots.interventions import decide, mean_and_reach, plot_distance, plot_doses, plot_swap
+from helpers.teaching.plots.interventions import decide, plot_distance, plot_doses, plot_swap
+
+model, tokenizer = load_model()
+takes(model, causal=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -111,7 +117,6 @@ HALF, NEEDED, SMALL, CANCELLED = 0.5, 0.1, 1 / 3, 0.001
 WORDS = (" him", " his", " them", " Maria", " water")
 answer = {True: say("có", "yes"), False: say("không", "no"), None: say("chưa rõ", "undecided")}
 
-model, tokenizer = load_model()
 n_layer, d_head = len(attention_modules(model)), model.config.hidden_size // model.config.num_attention_heads
 ordinary, sentences, generator = load_ordinary(), load_sentences("her"), torch.Generator().manual_seed(0)
 common = common_mean(model, encode(tokenizer, ordinary[1::6]))  # {part: [layer, feature]}
@@ -124,14 +129,14 @@ r"""
 
 Trong 54 câu có " her", ta thay từ ấy bằng " him" (thay token, *token replacement*) rồi chạy mô hình: đó là lượt chạy *đích*. Sau đó ta chạy chính câu có " her", nhưng chỉ riêng ở vị trí ấy, tại mọi tầng (layer), ta sửa K và V. Các token đứng sau chỉ thấy vị trí ấy qua K và V ở đó. Vậy nếu đặt *nguyên* K và V của " him" vào (thay giá trị kích hoạt, *activation patching*) thì KL đến lượt chạy đích phải bằng 0: đó là phép thử cho chính phép sửa.
 
-Hai phép hoán đổi, mỗi phép làm một nửa việc ấy: chỉ thay **độ dời** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), hoặc chỉ thay **độ lệch** quanh độ dời ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Trung bình lấy từ một nửa số câu, phép đo làm trên nửa kia.
+Hai phép hoán đổi, mỗi phép làm một nửa việc ấy: chỉ thay **độ dời** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), hoặc chỉ thay **độ lệch** quanh độ dời ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Trung bình lấy từ một nửa số câu; phép đo làm trên mười hai câu khác.
 
 **Điều gì sẽ bác bỏ “độ dời mang thông tin về từ”?** Hoán đổi độ dời mà KL giảm chưa đến một nửa; hoặc hoán đổi độ lệch, hay đặt vào độ dời của một từ *thứ ba*, mà KL cũng giảm như thế. **Dự đoán** trước khi chạy.
 
 ### Bài tập 9.1
-Viết `swap_offset(x, mine, other)`: `x` `[layer, sentence, feature]` là vector của nửa được đo; `mine`, `other`, cũng với ba trục ấy, là vector của hai từ ở nửa dùng để lấy trung bình. Trả về `x` với độ dời của `mine` được thay bằng độ dời của `other`.
+Viết `swap_offset(x, mine, other)`: `x` `[layer, sample, feature]` là vector ở những câu được đo (mỗi câu một mẫu); `mine`, `other`, cũng với ba trục ấy, là vector của hai từ ở những câu dùng để lấy trung bình. Trả về `x` với độ dời của `mine` được thay bằng độ dời của `other`.
 
-*Gợi ý:* lấy trung bình qua các câu, `keepdim=True`.
+*Gợi ý:* lấy trung bình qua các mẫu, `keepdim=True`.
 """
 
 # %% [markdown] lang="en"
@@ -140,14 +145,14 @@ r"""
 
 In the 54 sentences with " her" we put " him" in its place (*token replacement*) and run the model: the *target* run. Then we run the sentence with " her" itself, but at that one position, in every layer, we edit K and V. Later tokens see the position through its K and V only. So if we put in the *whole* K and V of " him" (*activation patching*), the KL to the target run must be 0: that tests the edit itself.
 
-Two swaps do half of that each: only the **offset** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), or only the **deviations** around it ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Means come from one half of the sentences, measurements from the other.
+Two swaps do half of that each: only the **offset** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), or only the **deviations** around it ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Means come from one half of the sentences, measurements from twelve others.
 
 **What would refute it?** Swapping the offset removes less than half of the KL; or swapping the deviations, or the offset of a *wrong* word, removes as much. **Predict.**
 
 ### Exercise 9.1
-Write `swap_offset(x, mine, other)`: `x` `[layer, sentence, feature]` are vectors of the half that is measured; `mine`, `other`, with the same axes, those of the two words in the half for means. Return `x` with the offset of `mine` replaced by that of `other`.
+Write `swap_offset(x, mine, other)`: `x` `[layer, sample, feature]` are the vectors in the sentences that are measured, one sample each; `mine`, `other`, with the same axes, those of the two words in the sentences for means. Return `x` with the offset of `mine` replaced by that of `other`.
 
-*Hint:* the mean is over sentences, `keepdim=True`.
+*Hint:* the mean is over samples, `keepdim=True`.
 """
 
 
@@ -181,14 +186,14 @@ r"""
 # %%
 def halves(model):
     """The place of " her" in the sentences for the means, and in those that are measured."""
-    batches = [encode(tokenizer, sentences[start::2]) for start in (0, 1)]
+    batches = [encode(tokenizer, chosen) for chosen in (sentences[0::2], sentences[1::2][:12])]
     return [WordSlot(model, batch, find_token(batch, ids[" her"])) for batch in batches]
 
 
 def edits_of(slots, word, wrong):
     """What takes the place of K and V of " her", {name of the edit: {part: vectors}}."""
     mine, other, third = (slots[0].capture(ids[w]) for w in (" her", word, wrong))
-    x, theirs = (slots[1].capture(ids[w]) for w in (" her", word))  # {part: [layer, sentence, feature]}
+    x, theirs = (slots[1].capture(ids[w]) for w in (" her", word))  # {part: [layer, sample, feature]}
     offset = {part: swap_offset(x[part], mine[part], other[part]) for part in "KV"}
     moved = {part: (offset[part] - x[part])[:, :1] for part in "KV"}  # [layer, 1, feature]
     wrongly = {part: (swap_offset(x[part], mine[part], third[part]) - x[part])[:, :1] for part in "KV"}
@@ -234,7 +239,7 @@ figure = plot_swap({w: {name: kl[name] for name in shown} for w, kl in swaps.ite
 removed = {name: [1 - float(kl[name].mean() / kl["unedited"].mean()) for kl in swaps.values()] for name in names[1:]}
 interval = {}
 for name, shares in removed.items():
-    mean, reach = mean_and_reach(shares)
+    mean, reach = mean_ci(shares)
     interval[name] = mean - reach, mean + reach
     print(f"{label(name):30s} {say('KL giảm', 'removes')} {mean:5.0%}   [{mean - reach:.0%}, {mean + reach:.0%}]")
 beats = all(right > wrong for right, wrong in zip(removed["offset_swapped"], removed["wrong_word"]))
@@ -245,7 +250,7 @@ print(say("độ dời mang thông tin về từ:", "the offset carries the word
 # %%
 torch.manual_seed(0)
 fewer = copy.deepcopy(model.config)
-fewer.num_hidden_layers = n_layer // 3
+fewer.num_hidden_layers = max(1, n_layer // 3)
 untrained = halves(type(model)(fewer).to(model.device).eval())  # the same architecture, random weights
 origin = ("unedited", "offset_swapped", "only_layer_0")
 trained = {**swaps[" water"], **swap(slots, " water", " him", origin[2:])}
@@ -288,7 +293,7 @@ without = {
 }
 missed = {name: slots[1].kl(unedited, slots[1].predict(ids[" her"], **new)) for name, new in without.items()}
 for name, kl in missed.items():
-    mean_kl, reach = mean_and_reach(kl)
+    mean_kl, reach = mean_ci(kl)
     print(f"{label(name):42s} KL {mean_kl:.3f} ± {reach:.3f}")
 
 # %% [markdown] lang="vi"
@@ -299,7 +304,7 @@ Dòng “bỏ phần do ngữ cảnh” là *mean ablation*, tức loại bỏ b
 
 Giờ đến một vector *khác*: trung bình chung $c$, thứ mà mọi token đều có. Ta trừ nó khỏi Q, K hoặc V của mọi token thường, ở mọi tầng, trên những câu không dùng để tính $c$. Các điểm hút chú ý (attention sink) được nhận ra *theo độ dài* của luồng dư (residual stream; bài 05, 07), không theo vị trí, và được để nguyên.
 
-Trừ trọn một vector dài thì theo hướng nào mô hình cũng hỏng. Mốc để coi là hỏng là KL của một máy đoán *chưa đọc văn bản*, lúc nào cũng đưa ra trung bình của mọi dự đoán: đã vượt mốc ấy thì KL lớn hơn không có nghĩa là “cần hơn”. Vì vậy ta so ở *liều nhỏ*: trừ $a\,c$ với $a=1/3$. Đối chứng, cũng ở liều ấy: chín vector ngẫu nhiên cùng độ dài ở từng đầu; và hai đối chứng khắt khe hơn, giữ độ dài của $c$ ở từng *cặp chiều* mà bước xoay (rotary step) quay cùng nhau, chỉ chọn lại góc một cách ngẫu nhiên (ở V, hoặc khi không có bước xoay: chọn lại ngẫu nhiên dấu của từng chiều).
+Trừ trọn một vector dài thì theo hướng nào mô hình cũng hỏng. Mốc để coi là hỏng là KL của một máy đoán *chưa đọc văn bản*, lúc nào cũng đưa ra trung bình của mọi dự đoán: đã vượt mốc ấy thì KL lớn hơn không có nghĩa là “cần hơn”. Vì vậy ta so ở *liều nhỏ*: trừ $a\,c$ với $a=1/3$. Đối chứng, cũng ở liều ấy: năm vector ngẫu nhiên cùng độ dài ở từng đầu; và hai đối chứng khắt khe hơn, giữ độ dài của $c$ ở từng *cặp chiều* mà bước xoay (rotary step) quay cùng nhau, chỉ chọn lại góc một cách ngẫu nhiên (ở V, hoặc khi không có bước xoay: chọn lại ngẫu nhiên dấu của từng chiều).
 
 **Dự đoán:** ở Q, ở K hay ở V, trừ $c$ hại hơn mọi đối chứng?
 """
@@ -312,47 +317,59 @@ The line "without what the context adds" is *mean ablation* at one place. A smal
 
 Now *another* vector: the common mean $c$, which all tokens have. We subtract it from Q, K or V of all ordinary tokens, in every layer, on sentences that were not used to compute $c$. Attention sinks are recognised *by the length* of their residual stream (notebooks 05, 07), not by position, and left alone.
 
-Subtract a long vector and the model breaks in any direction. The mark of ruin is a predictor that has *not read the text* and gives the mean of all predictions every time: beyond it a larger KL does not mean "more needed". So we compare at a *small dose*: subtract $a\,c$ with $a=1/3$. Controls at that same dose: nine random vectors as long in each head; and two stricter ones that keep the length in each *pair of features* turned together by the rotary step and redraw its angle (for V, or without that step: the sign of each feature).
+Subtract a long vector and the model breaks in any direction. The mark of ruin is a predictor that has *not read the text* and gives the mean of all predictions every time: beyond it a larger KL does not mean "more needed". So we compare at a *small dose*: subtract $a\,c$ with $a=1/3$. Controls at that same dose: five random vectors as long in each head; and two stricter ones that keep the length in each *pair of features* turned together by the rotary step and redraw its angle (for V, or without that step: the sign of each feature).
 
 **Predict:** in which of Q, K, V does $c$ do more harm than all controls?
 """
 
 # %%
-batch = encode(tokenizer, sorted(ordinary[0::2], key=lambda text: len(tokenizer.tokenize(text)))[:5])  # of one length
+batch = encode(tokenizer, sorted(ordinary[0::2], key=lambda text: len(tokenizer.tokenize(text)))[:4])  # the shortest
 before, sink = predict(model, batch), massive_tokens(model, batch)
 where = real_tokens(batch) & ~sink  # [sentence, token]
 anchor = float(context_free(before, batch).mean())
 half = rotary_half(model, d_head)
 
 
-def measure(part, change):
-    """KL [sentence] when change(vectors, layer) replaces one part of every ordinary token in every layer."""
-    with edit_layers(model, part, change, where=where):
-        return effect(model, batch, before)
+def measure(part, changes):
+    """KL [change, sentence] when change(vectors, layer) replaces one part of every ordinary token in every layer.
+
+    The changes share one forward pass: the batch is repeated, and each change has its own copy of the sentences.
+    """
+    times = len(changes)
+    copies = {key: value.repeat(times, 1) for key, value in batch.items()}
+    unedited = Predictions(before.p.repeat(times, 1), before.entropy.repeat(times))
+
+    def all_changes(x, layer):  # [change * sentence, token, feature]
+        return torch.cat([change(mine, layer) for change, mine in zip(changes, x.chunk(times))])
+
+    with edit_layers(model, part, all_changes, where=where.repeat(times, 1)):
+        return effect(model, copies, unedited).view(times, -1)
 
 
-def take_away(part, vector, dose):  # vector [layer, feature]
-    return measure(part, lambda x, layer: x - dose * vector[layer])
+def take_away(vector, dose):  # vector [layer, feature]
+    return lambda x, layer: x - dose * vector[layer]
 
 
 n = f"{len(where)} {label('sentences')}, {int(where.sum())} {label('tokens')}"
 print(f"{n}   {label('context_free')}: KL {anchor:.2f}")
 
 # %%
-harm, draws, strict = {}, {}, {}
+harm, draws, strict, ablated = {}, {}, {}, {}
 for part, c in common.items():
-    harm[part] = {dose: take_away(part, c, dose) for dose in (SMALL, 1.0)}  # {dose: KL [sentence]}
-    blind = [random_like(c, d_head, generator) for _ in range(9)]
+    blind = [random_like(c, d_head, generator) for _ in range(5)]
     turned = [other_phases(c, d_head, 0 if part == "V" else half, generator) for _ in range(2)]
-    draws[part], strict[part] = ([take_away(part, v, SMALL) for v in vectors] for vectors in (blind, turned))
+    changes = [take_away(c, SMALL), take_away(c, 1.0)]
+    changes += [lambda x, layer, c=c: c[layer].expand_as(x), lambda x, layer: torch.zeros_like(x)]
+    kl = measure(part, changes + [take_away(vector, SMALL) for vector in (*blind, *turned)])  # [change, sentence]
+    harm[part] = {SMALL: kl[0], 1.0: kl[1]}  # {dose: KL [sentence]}
+    ablated[part], draws[part], strict[part] = kl[2:4], kl[4:9], kl[9:]  # ablated: mean ablation, zero ablation
 
 # %%
 verdicts = {}
-for part, c in common.items():
-    kept, wide = mean_and_reach(measure(part, lambda x, layer, c=c: c[layer].expand_as(x)))  # mean ablation
-    zero = float(measure(part, lambda x, layer: torch.zeros_like(x)).mean())
-    blind, turned = (torch.stack(kls[part]).mean(dim=1) for kls in (draws, strict))
-    small, (whole, reach) = float(harm[part][SMALL].mean()), mean_and_reach(harm[part][1.0])
+for part in common:
+    (kept, wide), zero = mean_ci(ablated[part][0]), float(ablated[part][1].mean())
+    blind, turned = (kl[part].mean(dim=1) for kl in (draws, strict))
+    small, (whole, reach) = float(harm[part][SMALL].mean()), mean_ci(harm[part][1.0])
     verdicts[part] = {
         "needed": whole - reach > NEEDED,
         "specific": small > max(CANCELLED, float(blind.max()), float(turned.max())),
@@ -367,7 +384,7 @@ figure = plot_doses(harm, SMALL, draws, strict, anchor, title=f"{model.provenanc
 
 # %% [markdown] lang="vi"
 r"""
-Đường màu: bỏ trung bình chung, liều tăng dần; hình thoi và hình vuông: các đối chứng, ở cùng một liều; đường nét đứt: máy đoán chưa đọc văn bản. Phía trên đường nét đứt thì mô hình không còn là *thiếu thông tin* nữa mà là *hỏng*. Giả sử $c$ cũng chỉ là một vector ngẫu nhiên: cứ mười lần vẫn có một lần nó hại hơn cả chín vector kia. Hãy xem hai loại đối chứng cách nhau bao xa: nếu loại khắt khe còn hại hơn $c$, thì cái hại là *độ dài ở những cặp chiều ấy*, chứ không phải chính vector $c$.
+Đường màu: bỏ trung bình chung, liều tăng dần; hình thoi và hình vuông: các đối chứng, ở cùng một liều; đường nét đứt: máy đoán chưa đọc văn bản. Phía trên đường nét đứt thì mô hình không còn là *thiếu thông tin* nữa mà là *hỏng*. Giả sử $c$ cũng chỉ là một vector ngẫu nhiên: cứ sáu lần vẫn có một lần nó hại hơn cả năm vector kia. Hãy xem hai loại đối chứng cách nhau bao xa: nếu loại khắt khe còn hại hơn $c$, thì cái hại là *độ dài ở những cặp chiều ấy*, chứ không phải chính vector $c$.
 
 *Mean ablation* chỉ giữ $c$, loại bỏ phần riêng của từ và phần do ngữ cảnh; *zero ablation* (gán bằng 0) loại bỏ cả $c$. Ở đâu mean ablation tệ gần như chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
 
@@ -385,7 +402,7 @@ Viết `added(q, c)`: với `q` `[query, d_head]` và `c` `[d_head]`, trả về
 
 # %% [markdown] lang="en"
 r"""
-Coloured: the common mean subtracted at growing doses; diamonds and squares: the controls at one dose; dashed: the predictor that has not read the text. Above the dashed line the model is not *short of information* but *broken*. Chance alone beats nine draws one time in ten. See how far apart the two kinds of controls are: where the stricter one does more harm than $c$, what hurts is the *length in those pairs*, not that very vector.
+Coloured: the common mean subtracted at growing doses; diamonds and squares: the controls at one dose; dashed: the predictor that has not read the text. Above the dashed line the model is not *short of information* but *broken*. Chance alone beats five draws one time in six. See how far apart the two kinds of controls are: where the stricter one does more harm than $c$, what hurts is the *length in those pairs*, not that very vector.
 
 *Mean ablation* keeps just $c$; *zero ablation* drops $c$ too. Where mean ablation is nearly as bad as not having read the text, the model needs *what varies*.
 

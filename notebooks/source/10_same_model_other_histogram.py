@@ -64,9 +64,13 @@ from helpers import (
     wasserstein_distance,
 )
 from helpers.experiments.interventions import edit_layers, in_double, real_tokens, rotary_half, turn_pairs
+from helpers.experiments.takes import takes
 from helpers.teaching.checks import check
 from helpers.teaching.plots import plot_conditions
 from helpers.teaching.plots.interventions import plot_pairs
+
+model, tokenizer = load_model()
+takes(model, causal=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -136,7 +140,6 @@ Which angle? For each of 64 angles we take $|b|=|\mu|/\text{rms}$ (notebook 06) 
 """
 
 # %%
-model, tokenizer = load_model()
 batch = encode(tokenizer, load_sentences("her"))
 positions = find_token(batch, token_id_of(tokenizer, " her"))
 qkv = capture_qkv(model, batch, positions=positions)
@@ -148,7 +151,7 @@ print(model.provenance)
 
 # %%
 def relative_offsets(x, angle):
-    """|b| of the turned features, both of a pair added: x [layer, sentence, head, d_head] -> [layer, head, pair]."""
+    """|b| of the turned features, both of a pair added: x [layer, sample, head, d_head] -> [layer, head, pair]."""
     x = turn_pairs(x.double(), angle)[..., : 2 * half]
     b = x.mean(dim=1).abs() / x.square().mean(dim=1).sqrt()
     return b.unflatten(-1, (2, half)).sum(dim=-2)
@@ -181,7 +184,7 @@ def other_gauge(model, sign):
 
 # %%
 double = in_double(model)  # float64 from end to end: model.double() leaves the softmax in float32
-few = encode(tokenizer, load_ordinary()[0:12:2]).to(model.device)
+few = encode(tokenizer, load_ordinary()[0:4:2]).to(model.device)
 with torch.no_grad():
     logits = double(**few).logits[real_tokens(few)]
     for sign in best:
@@ -229,7 +232,7 @@ A special case: flip *both* signs, $(q_i,k_i)\to(-q_i,-k_i)$, in one pair of fea
 """
 
 # %%
-heads = {part: qkv.heads(part)[layer] for part in "QK"}  # each [sentence, head, d_head]
+heads = {part: qkv.heads(part)[layer] for part in "QK"}  # each [sample, head, d_head]
 flips = (heads["K"].mean(dim=0)[:, : 2 * half].unflatten(-1, (2, half)).sum(dim=1) < 0).double()  # [key head, pair]
 flipped = [
     turn_pairs(x, (torch.pi * flips).repeat_interleave(x.shape[1] // len(flips), dim=0)).flatten(1)
@@ -293,7 +296,7 @@ Vẫn một GPT-2 ấy, mà nụ cười của KK đi từ không có gì đến
 Quay và co giãn trong một cặp không làm đổi tỉ số $|\mu_\text{cặp}|^2/\overline{|x_\text{cặp}|^2}$: *trung bình* chiếm bao nhiêu phần năng lượng của cặp. Đó là dạng bất biến của $b^2=\mu^2/\text{rms}^2$ (bài 02), và là câu trả lời cho “vậy thì đọc được gì?”.
 
 ### Bài tập 10.2
-Viết `pair_share(x, half)`: `x` `[sentence, d_head]`, chiều $i$ đi cùng chiều $i+$`half` ($i<$ `half`); trả về `[half]`: trong mỗi cặp, trung bình chiếm bao nhiêu phần năng lượng.
+Viết `pair_share(x, half)`: `x` `[sample, d_head]`, chiều $i$ đi cùng chiều $i+$`half` ($i<$ `half`); trả về `[half]`: trong mỗi cặp, trung bình chiếm bao nhiêu phần năng lượng.
 
 *Gợi ý:* năng lượng của một cặp là tổng năng lượng của hai chiều (năng lượng của một chiều: trung bình của bình phương).
 """
@@ -307,7 +310,7 @@ The same GPT-2, and the smile of KK from none to perfect. In a model with a rota
 Turning and scaling within a pair do not change $|\mu_\text{pair}|^2/\overline{|x_\text{pair}|^2}$: the share of the pair's energy that its *mean* carries. It is the invariant version of $b^2=\mu^2/\text{rms}^2$ (notebook 02), and the answer to "then what can be read off?".
 
 ### Exercise 10.2
-Write `pair_share(x, half)`: `x` `[sentence, d_head]`, feature $i$ goes with feature $i+$`half` ($i<$ `half`); return `[half]`, the share of the mean in the energy of each pair.
+Write `pair_share(x, half)`: `x` `[sample, d_head]`, feature $i$ goes with feature $i+$`half` ($i<$ `half`); return `[half]`, the share of the mean in the energy of each pair.
 
 *Hint:* the energy of a pair is the sum of those of its two features (of a feature: the mean of the squares).
 """
@@ -370,14 +373,14 @@ if not rotary_half(model, d_head):
 
 # %% [markdown] lang="vi"
 r"""
-Đường là trung bình qua các đầu; dải trải từ đầu có tỉ lệ thấp nhất đến đầu có tỉ lệ cao nhất. Mọi phép đổi tọa độ hợp lệ đều giữ nguyên hình này (ô cuối kiểm tra), trong khi biểu đồ ở mục 1 thì thay đổi. Hãy so hai nửa trong các dòng in ra với bề rộng của dải. Ở cặp nào tỉ lệ gần 1, ở đó vector của " her" gần như là một hằng số qua mọi câu; các nghiên cứu về giá trị khổng lồ trong Q và K của những mô hình dùng RoPE (Jin và cộng sự; Jonasson) cho biết vì sao các giá trị ấy hay tập trung ở một số cặp. Hình *không* nói hằng số ấy là chung cho mọi token hay riêng của từ (bài 06), cũng không nói mô hình có dùng nó hay không (bài 09).
+Đường là trung bình qua các đầu; dải trải từ đầu có tỉ lệ thấp nhất đến đầu có tỉ lệ cao nhất. Ở mô hình có bước xoay, mọi phép đổi tọa độ hợp lệ đều giữ nguyên hình này (ô cuối kiểm tra), trong khi biểu đồ ở mục 1 thì thay đổi. Hãy so hai nửa trong các dòng in ra với bề rộng của dải. Ở cặp nào tỉ lệ gần 1, ở đó vector của " her" gần như là một hằng số qua mọi câu; các nghiên cứu về giá trị khổng lồ trong Q và K của những mô hình dùng RoPE (Jin và cộng sự; Jonasson) cho biết vì sao các giá trị ấy hay tập trung ở một số cặp. Hình *không* nói hằng số ấy là chung cho mọi token hay riêng của từ (bài 06), cũng không nói mô hình có dùng nó hay không (bài 09).
 
 V có nhiều tự do hơn: $V\to VN$, $W_O\to N^{-1}W_O$ với $N$ khả nghịch bất kỳ ($W_O$: ma trận đầu ra), nên với V ngay cả tỉ lệ theo cặp cũng không bất biến; chỉ những gì tính *sau* $W_O$ mới bất biến.
 """
 
 # %% [markdown] lang="en"
 r"""
-Lines are means over the heads, bands run from the lowest to the highest head. No allowed change of coordinates alters this figure (the last cell checks it), while the histograms of section 1 do change. Compare the two halves in the printed lines with the width of the band. Where a share is near 1, " her" is all but a constant in all sentences; studies of massive values in Q and K of models with RoPE (Jin et al.; Jonasson) say why they gather in certain pairs. The figure does *not* say whether that constant is common to all tokens or the word's own (notebook 06), nor whether the model uses it (notebook 09).
+Lines are means over the heads, bands run from the lowest to the highest head. In a model with a rotary step no allowed change of coordinates alters this figure (the last cell checks it), while the histograms of section 1 do change. Compare the two halves in the printed lines with the width of the band. Where a share is near 1, " her" is all but a constant in all sentences; studies of massive values in Q and K of models with RoPE (Jin et al.; Jonasson) say why they gather in certain pairs. The figure does *not* say whether that constant is common to all tokens or the word's own (notebook 06), nor whether the model uses it (notebook 09).
 
 V has more freedom: $V\to VN$, $W_O\to N^{-1}W_O$ with any invertible $N$ ($W_O$: output matrix), so that for V not even the shares by pair are invariant; only what is computed *after* $W_O$ is.
 """

@@ -246,14 +246,20 @@ In a causal model the text after the target has no effect: two sentences with th
 ## 3. Capture
 """
 
+
 # %%
-qkv = capture_qkv(model, target.batch, positions=target.positions)
-x, sizes = qkv.joined(), qkv.sizes  # [layer, sentence, feature]
-x_control = capture_qkv(model, target.batch, positions=target.control).joined()
+def read(model, target):
+    """Q, K, V of the target and of the control, each `[layer, sample, F]`, in one pass; and the sizes of Q, K, V."""
+    qkv = capture_qkv(model, target.batch)
+    every, rows = qkv.joined(), torch.arange(len(target.positions))  # [layer, sentence, token, F]
+    return every[:, rows, target.positions], every[:, rows, target.control], qkv.sizes
+
+
+x, x_control, sizes = read(model, target)
 generator = torch.Generator().manual_seed(0)
 x_entries, x_within = shuffle_entries(x, generator), shuffle_within_features(x, generator)
 
-n_layer = len(qkv.layers)
+n_layer = len(x)
 layer = choose_layer(n_layer, LAYER)
 layers = sorted({layer, max(1, n_layer // 3), max(1, n_layer // 2)})
 title = f"{model.provenance} · “{target.word}”"
@@ -431,16 +437,17 @@ other_target = find_word(other, other_tokenizer, sentences, WORD, "last", drop_m
 same = find_word(model, tokenizer, other_target.batch.sentences, WORD, PIECE)  # the sentences that both can read
 print(f"n = {len(same.positions)}")
 
-models = {}
+models, all_kept = {}, len(same.positions) == n  # then what sections 3 and 7 computed serves again
 for who, where in ((model, same), (other, other_target)):
     name = who.provenance.split(" (")[0]
-    models[name] = who, where, capture_qkv(who, where.batch, positions=where.positions)
-    print(
-        f"{name:24s} {len(models[name][2].layers):2d} {label('layers')}   {models[name][2].sizes}   {where.pieces[-1]}"
-    )
+    models[name] = who, (x, x_control, sizes) if who is model and all_kept else read(who, where)
+    vectors, _, shape = models[name][1]
+    print(f"{name:24s} {len(vectors):2d} {label('layers')}   {shape}   {where.pieces[-1]}")
 
 # %%
-smiles = {name: block_histograms(captured.joined(), captured.sizes) for name, (_, _, captured) in models.items()}
+smiles = {
+    name: block_histograms(vectors, shape, measures="cosine") for name, (_, (vectors, _, shape)) in models.items()
+}
 panels = {block: {name: smile_index(h["cosine"][block]) for name, h in smiles.items()} for block in shown}
 figure_both = plot_relative_depth(panels, "smile_index", title=f"“{target.word}” · n = {len(same.positions)}")
 
@@ -460,10 +467,9 @@ Now both tables of verdicts side by side: the same thresholds, the same sentence
 
 # %%
 both = {}
-for name, (who, where, captured) in models.items():
-    vectors = captured.joined()
-    beside = capture_qkv(who, where.batch, positions=where.control).joined()
-    both[name] = judge(vectors, beside, captured.sizes, choose_layer(len(vectors)))
+for name, (who, (vectors, beside, shape)) in models.items():
+    again = who is model and all_kept
+    both[name] = verdicts if again else judge(vectors, beside, shape, choose_layer(len(vectors)))
 for pair in zip(*both.values()):
     print(f"{pair[0].number} {say(*pair[0].claim.name)}")
     for name, v in zip(both, pair):
@@ -528,9 +534,9 @@ def bias_of(model, layer):
 
 
 shares = {part: {} for part in "QKV"}
-for name, (who, _, captured) in models.items():
-    offsets = captured.joined().mean(dim=1)  # [layer, F]
-    for part, at in part_slices(captured.sizes).items():
+for name, (who, (vectors, _, shape)) in models.items():
+    offsets = vectors.mean(dim=1)  # [layer, F]
+    for part, at in part_slices(shape).items():
         pairs = [(bias_of(who, i)[at], offset[at]) for i, offset in enumerate(offsets)]
         shares[part][name] = torch.tensor([share_of_bias(bias, offset) for bias, offset in pairs])
 
@@ -538,7 +544,7 @@ for name, (who, _, captured) in models.items():
 figure_shares = plot_relative_depth(shares, "bias_share", title=f"“{target.word}” · n = {len(same.positions)}")
 
 # %%
-for name, (who, _, _) in models.items():
+for name, (who, _) in models.items():
     middle = {part: float(shares[part][name].median()) for part in "QKV"}
     row = "   ".join(f"{part} {value:+.2f}" for part, value in middle.items())
     largest = max(middle, key=lambda part: abs(middle[part]))
@@ -550,14 +556,14 @@ for name, (who, _, _) in models.items():
 r"""
 Mỗi số là trung vị (median) qua các tầng của tỉ lệ bias trong độ dời. Phần còn lại đến từ $W\bar h$, tức là từ phần đầu vào chung cho mọi câu.
 
-Hai điều bảng này *không* nói. Thứ nhất, bias là như nhau với *mọi* token: phần độ dời do bias không thể là riêng của từ đích. Thứ hai, nếu không có mã hóa vị trí xoay, bias của K cộng cùng một lượng vào mọi điểm số attention (attention score) của một truy vấn (query), và softmax triệt tiêu lượng chung ấy (bài 09): độ dời lớn chưa chắc đã có tác dụng. Cũng vì thế mà gradient theo bias ấy bằng 0, và huấn luyện không có lý do gì đẩy nó ra xa giá trị khởi tạo. Cột K ở trên có khớp với điều này không?
+Hai điều bảng này *không* nói. Thứ nhất, bias là như nhau với *mọi* token: phần độ dời do bias không thể là riêng của từ đích. Thứ hai, nếu không có mã hóa vị trí xoay, bias của K cộng cùng một lượng vào mọi điểm số attention (attention score) của một truy vấn (query), và softmax triệt tiêu lượng chung ấy (bài 09): độ dời lớn chưa chắc đã có tác dụng. Cũng vì thế mà gradient theo bias ấy bằng 0, và huấn luyện không có lý do gì đẩy nó ra xa giá trị khởi tạo; chỉ sai số làm tròn và cách làm việc của bộ tối ưu (Adam chia gradient cho độ lớn của chính nó) mới có thể làm nó trôi đi. Nếu một mô hình ở trên có bias mà không có mã hóa vị trí xoay: cột K của nó có nhỏ không? Không nhỏ thì cũng chưa trái với lập luận, vì softmax vẫn triệt tiêu lượng chung ấy.
 """
 
 # %% [markdown] lang="en"
 r"""
 Each number is the median over the layers of the bias's share in the offset. The rest comes from $W\bar h$, the part of the input common to all sentences.
 
-Two things this table does *not* say. First, the bias is the same for *every* token: that part of the offset cannot be peculiar to the target. Second, without rotary positions the bias of K adds one and the same amount to all attention scores of a query, which the softmax cancels (notebook 09): a large offset need not have an effect. For the same reason the gradient for that bias is 0, and training has no cause to move it away from where it began. Does the column K above agree?
+Two things this table does *not* say. First, the bias is the same for *every* token: that part of the offset cannot be peculiar to the target. Second, without rotary positions the bias of K adds one and the same amount to all attention scores of a query, which the softmax cancels (notebook 09): a large offset need not have an effect. For the same reason the gradient for that bias is 0, and training has no cause to move it away from where it began; only rounding and the ways of the optimiser (Adam divides a gradient by its own size) can let it drift. If a model above has biases and no rotary positions: is its column K small? If it is not, the argument stands all the same, for the softmax still cancels it.
 """
 
 # %%

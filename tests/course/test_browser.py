@@ -2,16 +2,13 @@
 
 import base64
 import io
+import json
 import os
 import re
-import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -22,9 +19,11 @@ from PIL import Image
 
 from helpers import set_language
 from helpers.teaching.widgets import offset_explorer
+from tests.support.hub import free_ports
+from tools.course import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "tests" / "artifacts"
+LANGUAGE = "vi"  # the code of the notebook and of the widgets is the same in both
 NOTEBOOK = "02_cosine_and_correlation.ipynb"
 # No question about news; every cell in the page, whether or not it is scrolled into view.
 SETTINGS = """{
@@ -44,74 +43,48 @@ PICTURE = """async image => {
 }"""
 
 
-def wait_until(what, condition, seconds=60, pause=0.2):
+def wait_until(what, condition, seconds=60):
     """Poll `condition` until it returns something true, and return that."""
     end = time.monotonic() + seconds
     while not (result := condition()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"after {seconds} s still not: {what}")
-        time.sleep(pause)
+        assert time.monotonic() < end, f"after {seconds} s still not: {what}"
+        time.sleep(0.2)
     return result
 
 
-def stop(server):
-    """End the server and every kernel that it started (kernels have process groups of their own)."""
-    family = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
-    server.terminate()
-    try:
-        server.wait(20)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
-    for process in psutil.wait_procs(family, timeout=5)[1]:
-        process.kill()
-    psutil.wait_procs(family, timeout=5)
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+@pytest.fixture
+def lab(tmp_path):
     """Address of a JupyterLab on a copy of the notebooks, as a function of the path inside it."""
-    home = tmp_path_factory.mktemp("lab")
+    home = tmp_path
     shutil.copytree(ROOT / "helpers", home / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "notebooks", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     (home / "config" / "labconfig").mkdir(parents=True)
     (home / "config" / "labconfig" / "default_setting_overrides.json").write_text(SETTINGS, encoding="utf-8")
     folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
     own = {name: str(home / folder) for name, folder in (folders | {"IPYTHONDIR": "ipython"}).items()}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(16)
     command = [sys.executable, "-m", "jupyter", "lab", "--allow-root", "--no-browser", "--expose-app-in-browser"]
-    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
-    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home / 'notebooks'}"]
-
-    def url(path):
-        return f"http://127.0.0.1:{port}/{path}?token={token}"
-
-    def answers():
-        if server.poll() is not None:
-            raise RuntimeError(f"JupyterLab ended with code {server.returncode}:\n{log.read_text()[-3000:]}")
-        try:
-            with urllib.request.urlopen(url("api/status"), timeout=5) as response:
-                return response.status == 200
-        except OSError:
-            return False
-
-    log = home / "server.log"
+    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={free_ports(1)[0]}", "--ServerApp.port_retries=0"]
+    command += [f"--ServerApp.root_dir={home / 'notebooks'}"]
+    log, environment = home / "server.log", os.environ | own | {"PYTHONPATH": str(home)}
     with log.open("w") as output:
-        server = subprocess.Popen(
-            command, cwd=home, env=os.environ | own | {"PYTHONPATH": str(home)}, stdout=output, stderr=output
-        )
-        try:
-            wait_until("JupyterLab answers", answers)
-            yield url
-        finally:
-            stop(server)
+        server = subprocess.Popen(command, cwd=home, env=environment, stdout=output, stderr=output)
+
+    def started():
+        assert server.poll() is None, log.read_text()[-3000:]
+        return next(((home / "runtime").glob("jpserver-*.json")), None)
+
+    try:
+        told = json.loads(wait_until("JupyterLab has started", started).read_text(encoding="utf-8"))
+        yield lambda path: f"{told['url']}{path}?token={told['token']}"
+    finally:  # kernels have process groups of their own
+        family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
+        server.terminate()
+        for process in psutil.wait_procs(family, timeout=20)[1]:
+            process.kill()
 
 
 @pytest.fixture
-def page(browser, language):
+def page(browser):
     context = browser.new_context(viewport={"width": 1300, "height": 900})
     page = context.new_page()
     page.set_default_timeout(60_000)
@@ -119,7 +92,7 @@ def page(browser, language):
     ARTIFACTS.mkdir(exist_ok=True)
     if page.locator(".widget-slider").count():
         page.locator(".widget-slider").scroll_into_view_if_needed()
-    page.screenshot(path=ARTIFACTS / f"02-{language}.png")  # what it looked like, also after a failure
+    page.screenshot(path=ARTIFACTS / f"02-{LANGUAGE}.png")  # what it looked like, also after a failure
     context.close()
 
 
@@ -127,18 +100,20 @@ def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
-def pair_of_the_notebook(language):
-    """The two features that the notebook gives its explorer, made by its own lines."""
-    notebook = nbformat.read(ROOT / "notebooks" / language / NOTEBOOK, as_version=4)
+@pytest.fixture
+def explorer():
+    """The explorer of the notebook, made here by its own lines, in its language."""
+    set_language(LANGUAGE)
+    notebook = nbformat.read(ROOT / "notebooks" / LANGUAGE / NOTEBOOK, as_version=4)
     source = next(cell.source for cell in notebook.cells if cell.source.startswith("pair = "))
     names = {"torch": torch}
     exec("\n".join(line for line in source.splitlines() if line.startswith("pair = ")), names)  # noqa: S102
-    return names["pair"]
+    yield offset_explorer(names["pair"])
+    set_language("en")
 
 
-@pytest.mark.parametrize("language", ["vi", "en"])
-def test_a_reader_runs_notebook_02_and_the_figure_follows_the_slider(lab, page, language):
-    page.goto(lab(f"lab/workspaces/{language}/tree/{language}/{NOTEBOOK}"))  # a workspace holds the tabs left open
+def test_a_reader_runs_notebook_02_and_the_figure_follows_the_slider(lab, page, explorer):
+    page.goto(lab(f"lab/tree/{LANGUAGE}/{NOTEBOOK}"))
     page.wait_for_function(IDLE)
 
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
@@ -151,24 +126,19 @@ def test_a_reader_runs_notebook_02_and_the_figure_follows_the_slider(lab, page, 
     assert [cell["count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert not any("error" in cell["outputs"] for cell in cells)
 
-    explorer = page.locator(".widget-vbox")
+    shown = page.locator(".widget-vbox")
     parts = ("img.widget-image", ".widget-html span", ".widget-readout", ".noUi-handle")
-    image, words, readout, handle = (explorer.locator(css) for css in parts)
+    image, words, readout, handle = (shown.locator(css) for css in parts)
     image.wait_for()
-    assert explorer.count() == image.count() == handle.count() == 1
-    set_language(language)
-    try:
-        expected = offset_explorer(pair_of_the_notebook(language))
-    finally:
-        set_language("en")
+    assert shown.count() == image.count() == handle.count() == 1
 
     def shows(value):
         """The readout, the words and the pixels all belong to `value`."""
-        expected.redraw(value)
+        explorer.redraw(value)
         return (
             readout.inner_text() == f"{value:+.2f}".replace("-", "−")
-            and words.text_content() == re.sub("<.*?>", "", expected.words.value)
-            and np.array_equal(pixels(base64.b64decode(image.evaluate(PICTURE))), pixels(expected.image.value))
+            and words.text_content() == re.sub("<.*?>", "", explorer.words.value)
+            and np.array_equal(pixels(base64.b64decode(image.evaluate(PICTURE))), pixels(explorer.image.value))
         )
 
     wait_until("the explorer shows its first state", lambda: shows(2.0))
@@ -182,5 +152,4 @@ def test_a_reader_runs_notebook_02_and_the_figure_follows_the_slider(lab, page, 
         page.keyboard.press("ArrowLeft")
     wait_until("the explorer shows -2", lambda: shows(-2.0))
     page.wait_for_function(IDLE)
-    time.sleep(1)
     assert shows(-2.0)  # and stays there

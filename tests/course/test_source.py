@@ -5,13 +5,14 @@ import re
 from collections import Counter, namedtuple
 from pathlib import Path
 
-import jupytext
 import nbformat
 import pytest
 
+from tools.course import read_pairs, sources
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"en": ROOT / "docs" / "source.md", "vi": ROOT / "docs" / "source.vi.md"}
-SOURCES = {path.name[:2]: path for path in (ROOT / "notebooks" / "source").glob("[0-9][0-9]_*.py")}
+SOURCES = {path.name[:2]: path for path in sources()}
 FIELDS = {"en": ("The source", "Where", "Came out"), "vi": ("Tài liệu gốc", "Ở đâu", "Kết quả")}
 VERDICT = {"en": "Verdict", "vi": "Phán quyết"}
 VERDICTS = {
@@ -62,15 +63,14 @@ def one_line(text):
 
 
 def quoted_from(quote, printed):
-    """Whether the words and numbers of a quotation stand in what was printed, none of them cut off."""
+    """Whether a quotation stands in what was printed, no word or number of it cut off ("0.27" is not in "0.275")."""
     return re.search(rf"(?<![\w.+-]){re.escape(one_line(quote))}(?![\w]|[.,]\d)", printed) is not None
 
 
 @functools.cache
-def cells_of(number, language):
-    """Markdown cells of a source in one language."""
-    cells = jupytext.read(SOURCES[number], fmt="py:percent").cells
-    return [cell for cell in cells if cell.cell_type == "markdown" and cell.metadata.get("lang") == language]
+def text_of_source(number, language):
+    """All Markdown of a source in one language."""
+    return "\n".join(content[language] for kind, content in read_pairs(SOURCES[number]) if kind == "text")
 
 
 @functools.cache
@@ -82,7 +82,6 @@ def printed_by(number, language):
 
 
 ITEMS = {language: items(language) for language in PAGES}
-each = pytest.mark.parametrize(("language", "number"), [(lang, n) for lang, found in ITEMS.items() for n in found])
 
 
 def test_both_languages_have_the_same_statements_places_and_verdicts():
@@ -98,41 +97,28 @@ def test_both_languages_have_the_same_statements_places_and_verdicts():
 
 
 @both
-def test_the_overview_names_every_statement_with_its_verdict_and_counts_them(language):
+def test_overview_names_and_counts_every_statement_with_its_verdict(language):
     rows = {int(number): (title, verdict) for number, _, title, verdict in ROW.findall(text_of(language))}
     assert rows == {n: (item.title, VERDICTS[language][item.verdict]) for n, item in ITEMS[language].items()}
     counts = Counter(item.verdict for item in ITEMS[language].values())
     assert COUNTS[language].format(len(rows), *(counts[kind] for kind in range(4))) in text_of(language)
 
 
-@each
-def test_a_statement_names_notebooks_and_sections_that_exist(language, number):
-    places = ITEMS[language][number].places
-    assert places
-    for notebook, kind, part, target in places:
-        assert target == f"../notebooks/{language}/{SOURCES[notebook].stem}.ipynb"
-        beginning = HEADING[language][EXERCISE[kind]].format(part)
-        lines = [line for cell in cells_of(notebook, language) for line in cell.source.splitlines()]
-        assert any(line.startswith(beginning) and not line[len(beginning) :][:1].isdigit() for line in lines), beginning
+@both
+def test_statements_name_sections_that_exist(language):
+    for item in ITEMS[language].values():
+        assert item.places, item.title
+        for notebook, kind, part, target in item.places:
+            assert target == f"../notebooks/{language}/{SOURCES[notebook].stem}.ipynb"
+            beginning = HEADING[language][EXERCISE[kind]].format(part)
+            heading = re.compile(rf"^{re.escape(beginning)}(?!\d)", re.MULTILINE)
+            assert heading.search(text_of_source(notebook, language)), f"{notebook}: {beginning}"
 
 
-@each
-def test_what_a_statement_quotes_was_printed_by_a_notebook_that_it_names(language, number):
-    item = ITEMS[language][number]
-    texts = [printed_by(place[0], language) for place in item.places]
-    missing = [quote for quote in QUOTE.findall(item.came_out) if not any(quoted_from(quote, text) for text in texts)]
-    assert missing == []
-
-
-@each
-def test_no_figure_stands_outside_a_quotation(language, number):
-    item = ITEMS[language][number]
-    assert FIGURE.findall(re.sub(r"`[^`]+`|\$[^$]+\$", "", f"{item.came_out} {item.why}")) == []
-
-
-def test_a_quotation_that_cuts_a_number_or_a_word_is_none():
-    printed = "unedited 0.275 0.257 removes -9% [-44%, 26%] Q needed: yes"
-    for quote in ("unedited 0.275 0.257", "0.275   0.257", "removes -9%", "[-44%, 26%]", "needed: yes"):
-        assert quoted_from(quote, printed), quote
-    for quote in ("unedited 0.27", "275 0.257", "9%", "edited 0.275", "0.275 0.258", "needed: ye"):
-        assert not quoted_from(quote, printed), quote
+@both
+def test_quotations_were_printed_by_a_named_notebook(language):
+    for item in ITEMS[language].values():
+        texts = [printed_by(place[0], language) for place in item.places]
+        for quote in QUOTE.findall(item.came_out):
+            assert any(quoted_from(quote, text) for text in texts), f"{item.title}: {quote}"
+        assert FIGURE.findall(re.sub(r"`[^`]+`|\$[^$]+\$", "", f"{item.came_out} {item.why}")) == [], item.title

@@ -1,23 +1,33 @@
 """The swap of one word's offset against an experiment with hooks of its own, and against what notebook 09 stores."""
 
 import re
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
 
-from helpers import capture_qkv, encode, find_token, load_sentences, token_id_of
+from helpers import capture_qkv, token_id_of
 from helpers.experiments.word_swap import WordSlot
-from tests.core.test_capture import random_batch
-from tests.experiments.test_interventions import CAUSAL, language_model
+from tests.support.tiny import CAUSAL, language_model, random_batch
 
 ROOT = Path(__file__).resolve().parents[2]
-MEASURED = {" him": (0.275, 0.052, 0.249), " water": (1.033, 0.206, 0.907)}
-"""KL unedited, with the offset and with the deviations swapped, as two independent programs found them."""
-
-
-# ---- small random models: every architecture, every position -------------------------------------
+SHOWN = {
+    "README.md": (
+        ("unedited", "unedited"),
+        ("offset swapped (K and V)", "**offset swapped**"),
+        ("deviations swapped (K and V)", "deviations swapped"),
+    ),
+    "README.vi.md": (
+        ("không can thiệp", "không can thiệp"),
+        ("hoán đổi độ dời (K và V)", "**hoán đổi độ dời**"),
+        ("hoán đổi độ lệch (K và V)", "hoán đổi độ lệch"),
+    ),
+}
+"""Lines of notebook 09 and rows of the page."""
+POSITIONS = torch.tensor([3, 1, 1])
 
 
 @pytest.fixture(scope="module", params=CAUSAL)
@@ -31,12 +41,10 @@ def with_word(batch, positions, word):
     return {"input_ids": ids, "attention_mask": batch["attention_mask"]}
 
 
-def log_probabilities(model, inputs):
-    with torch.no_grad():
-        return model(**inputs).logits.double().log_softmax(dim=-1)
-
-
-POSITIONS = torch.tensor([3, 1, 1])
+def after_word(values, positions, lengths):
+    """What stands at the tokens after the word, but for the last, of each sentence: a list of `[token, ...]`."""
+    places = zip(values, positions.tolist(), lengths.tolist(), strict=True)
+    return [row[place + 1 : length - 1] for row, place, length in places]
 
 
 @pytest.fixture
@@ -44,18 +52,21 @@ def slot(model):
     return WordSlot(model, random_batch(), POSITIONS)
 
 
-def test_predictions_are_those_of_the_whole_model_on_the_whole_sentences(model, slot):
-    batch, found = random_batch(), slot.predict(5)
-    whole = log_probabilities(model, with_word(batch, POSITIONS, 5))
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    expected = [whole[s, p + 1 : n - 1] for s, (p, n) in enumerate(zip(POSITIONS.tolist(), lengths, strict=True))]
-    assert torch.allclose(found.double(), torch.cat(expected), atol=1e-4)
-    other = log_probabilities(model, with_word(batch, POSITIONS, 9))
-    kl = [(a.exp() * (a - other[s, p + 1 : n - 1])).sum(-1).mean() for s, (a, p, n) in enumerate(zip(expected, POSITIONS.tolist(), lengths, strict=True))]  # fmt: skip
-    assert torch.allclose(slot.kl(found, slot.predict(9)), torch.stack(kl), atol=1e-4)
+def test_predictions_are_those_of_the_whole_model_on_whole_sentences(model, slot):
+    batch = random_batch()
+
+    def expected(word):
+        with torch.no_grad():
+            log_p = model(**with_word(batch, POSITIONS, word)).logits.double().log_softmax(dim=-1)
+        return after_word(log_p, POSITIONS, batch["attention_mask"].sum(dim=1))
+
+    p, q, found = expected(5), expected(9), slot.predict(5)
+    assert torch.allclose(found.double(), torch.cat(p), atol=1e-4)
+    kl = torch.stack([(a.exp() * (a - b)).sum(-1).mean() for a, b in zip(p, q, strict=True)])
+    assert torch.allclose(slot.kl(found, slot.predict(9)), kl, atol=1e-4)
 
 
-def test_the_whole_k_and_v_of_another_word_give_its_predictions_exactly(slot):
+def test_whole_k_and_v_of_another_word_give_its_predictions(slot):
     vectors = slot.capture(9)
     patched = slot.predict(5, K=vectors["K"], V=vectors["V"])
     assert float(slot.kl(slot.predict(9), patched).abs().max()) < 1e-5
@@ -67,122 +78,49 @@ def test_captured_vectors_are_those_of_the_projections(model, slot):
     qkv = capture_qkv(model, with_word(random_batch(), POSITIONS, 9), positions=POSITIONS)
     for part, vectors in slot.capture(9).items():
         assert torch.allclose(vectors, getattr(qkv, part.lower()), atol=1e-4)
-
-
-def test_nothing_is_left_in_the_model_even_after_an_error(model, slot):
     with pytest.raises(IndexError):
         slot.predict(5, K=torch.zeros(0, 3, 1))
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())  # nothing is left, even after an error
 
 
-def test_a_word_that_stands_first_or_that_nothing_follows_is_refused():
+def test_word_that_stands_first_or_that_nothing_follows_is_refused():
     model, batch = language_model("gpt2"), random_batch()
     with pytest.raises(ValueError, match=r"the word stands first in sentences \[1\]"):
         WordSlot(model, batch, torch.tensor([3, 0, 1]))
     slot = WordSlot(model, batch, torch.tensor([3, 1, 2]))
-    assert slot.capture(5)["K"].shape == (3, 3, 32)
     with pytest.raises(ValueError, match=r"two tokens must follow the word, not so in sentences \[2\]"):
         slot.predict(5)
 
 
-# ---- SmolLM2, with hooks of its own --------------------------------------------------------------
+def run(model, batch, positions, word, new=None):
+    """By hooks of its own: (hidden states after the word, {projection: `[layer, sentence, feature]` at the word}).
 
+    `new` is written into the k_proj and v_proj of every layer there.
+    """
+    at, seen, hooks = (torch.arange(len(positions)), positions), {"k_proj": [], "v_proj": []}, ExitStack()
 
-class Patch:
-    """Write given outputs into the k_proj and v_proj of every layer, at one token of each sentence."""
-
-    def __init__(self, model, rows, positions, keys=None, values=None):
-        self.handles, self.seen = [], {"k_proj": [], "v_proj": []}
-        for layer, block in enumerate(model.model.layers):
-            for name, new in (("k_proj", keys), ("v_proj", values)):
-                handle = getattr(block.self_attn, name).register_forward_hook(
-                    self.hook(name, new, layer, rows, positions)
-                )
-                self.handles.append(handle)
-
-    def hook(self, name, new, layer, rows, positions):
-        def write(module, args, output):
-            if new is None:
-                self.seen[name].append(output[rows, positions].clone())
-                return None
+    def hook(name, layer, module, args, output):
+        if new is not None:
             output = output.clone()
-            output[rows, positions] = new[layer]
-            return output
+            output[at] = new[name][layer]
+        seen[name].append(output[at].clone())
+        return output
 
-        return write
-
-    def __enter__(self):
-        return self.seen
-
-    def __exit__(self, *error):
-        for handle in self.handles:
-            handle.remove()
-
-
-def swapped_kls(model, batch, positions, her, other):
-    """KL unedited, offset swapped, deviations swapped: even sentences for the means, odd ones measured."""
-    even, odd = (slice(start, None, 2) for start in (0, 1))
-    ids = torch.arange(len(positions))
-
-    def inputs(half, word):
-        tokens = batch["input_ids"][half].clone()
-        tokens[torch.arange(len(tokens)), positions[half]] = word
-        return {"input_ids": tokens, "attention_mask": batch["attention_mask"][half]}
-
-    def run(half, word, **new):
-        rows = torch.arange(len(ids[half]))
-        with Patch(model, rows, positions[half], **new) as seen:
-            p = log_probabilities(model, inputs(half, word))
-        return p, {name: torch.stack(vectors) for name, vectors in seen.items() if vectors}
-
-    (_, her_even), (_, other_even) = run(even, her), run(even, other)
-    (plain, her_odd), (goal, other_odd) = run(odd, her), run(odd, other)
-    shift = {name: other_even[name].mean(1, keepdim=True) - her_even[name].mean(1, keepdim=True) for name in her_even}
-    offset = run(odd, her, keys=her_odd["k_proj"] + shift["k_proj"], values=her_odd["v_proj"] + shift["v_proj"])[0]
-    deviation = run(odd, her, keys=other_odd["k_proj"] - shift["k_proj"], values=other_odd["v_proj"] - shift["v_proj"])[
-        0
-    ]
-    lengths = batch["attention_mask"][odd].sum(dim=1)
-
-    def kl(q):
-        each = (goal.exp() * (goal - q)).sum(dim=-1)
-        parts = [
-            e[p + 1 : n - 1].mean() for e, p, n in zip(each, positions[odd].tolist(), lengths.tolist(), strict=True)
-        ]
-        return float(torch.stack(parts).mean())
-
-    return kl(plain), kl(offset), kl(deviation)
+    with torch.no_grad(), hooks:
+        for layer, block in enumerate(model.model.layers):
+            for name in seen:
+                handle = getattr(block.self_attn, name).register_forward_hook(partial(hook, name, layer))
+                hooks.callback(handle.remove)
+        hidden = model.model(**with_word(batch, positions, word)).last_hidden_state
+    after = after_word(hidden, positions, batch["attention_mask"].sum(dim=1))
+    return after, {name: torch.stack(vectors) for name, vectors in seen.items()}
 
 
-@pytest.fixture(scope="module")
-def oracle(smollm2, her_batch, her_positions):
-    model, tokenizer = smollm2
-    her = token_id_of(tokenizer, " her")
-    return {w: swapped_kls(model, her_batch, her_positions, her, token_id_of(tokenizer, w)) for w in MEASURED}
-
-
-@pytest.mark.parametrize("word", MEASURED)
-def test_the_figures_of_the_review_come_out_of_an_experiment_with_its_own_hooks(oracle, word):
-    assert oracle[word] == pytest.approx(MEASURED[word], abs=0.002)
-
-
-def test_the_slot_agrees_with_those_hooks(smollm2, oracle):
-    model, tokenizer = smollm2
-    sentences, her, him = load_sentences("her"), token_id_of(tokenizer, " her"), token_id_of(tokenizer, " him")
-    batches = [encode(tokenizer, sentences[start::2]) for start in (0, 1)]
-    means, measured = (WordSlot(model, batch, find_token(batch, her)) for batch in batches)
-    mine, other, x, theirs = (slot.capture(word) for slot in (means, measured) for word in (her, him))
-    shift = {part: (other[part] - mine[part]).mean(dim=1, keepdim=True) for part in "KV"}
-    goal = measured.predict(him)
-    found = [
-        measured.kl(goal, measured.predict(her)),
-        measured.kl(goal, measured.predict(her, **{part: x[part] + shift[part] for part in "KV"})),
-        measured.kl(goal, measured.predict(her, **{part: theirs[part] - shift[part] for part in "KV"})),
-    ]
-    assert [float(kl.mean()) for kl in found] == pytest.approx(oracle[" him"], abs=1e-3)
-
-
-# ---- what is stored and what the READMEs say -----------------------------------------------------
+def kl(model, goal, found):
+    """KL(goal || found) after the word, mean over tokens, then over sentences."""
+    with torch.no_grad():
+        p, q = ([model.lm_head(rows).double().log_softmax(-1) for rows in of] for of in (goal, found))
+    return float(torch.stack([(a.exp() * (a - b)).sum(-1).mean() for a, b in zip(p, q, strict=True)]).mean())
 
 
 def stored_table(language):
@@ -202,26 +140,22 @@ def stored_table(language):
     return rows
 
 
-@pytest.mark.parametrize("language", ["vi", "en"])
-def test_the_stored_notebook_has_the_figures_of_those_hooks(language, oracle):
-    rows = stored_table(language)
-    keys = {
-        "en": ("unedited", "offset swapped (K and V)", "deviations swapped (K and V)"),
-        "vi": ("không can thiệp", "hoán đổi độ dời (K và V)", "hoán đổi độ lệch (K và V)"),
-    }[language]
-    for word, figures in oracle.items():
-        assert [rows[key][word.strip()] for key in keys] == pytest.approx(figures, abs=0.02)
-
-
-@pytest.mark.parametrize(("page", "language"), [("README.md", "en"), ("README.vi.md", "vi")])
-def test_the_table_of_the_swap_in_the_readme_is_that_of_the_notebook(page, language):
-    rows = stored_table(language)
-    text = (ROOT / page).read_text(encoding="utf-8")
-    names = {
-        "en": {"unedited": "unedited", "**offset swapped**": "offset swapped (K and V)", "deviations swapped": "deviations swapped (K and V)"},
-        "vi": {"không can thiệp": "không can thiệp", "**hoán đổi độ dời**": "hoán đổi độ dời (K và V)", "hoán đổi độ lệch": "hoán đổi độ lệch (K và V)"},
-    }[language]  # fmt: skip
-    for shown, name in names.items():
-        (line,) = re.findall(rf"^\| {re.escape(shown)} \|(.+)\|$", text, re.MULTILINE)
-        found = [float(cell.replace(",", ".")) for cell in line.replace("*", "").split("|")]
-        assert found == pytest.approx(list(rows[name].values()), abs=0.006)
+def test_swap_stored_and_in_the_readme_comes_out_of_hooks_of_its_own(smollm2, her_batch, her_positions):
+    """Even sentences for the means, up to the word; odd ones measured."""
+    model, words = smollm2[0], [token_id_of(smollm2[1], word) for word in (" her", " him")]
+    even, odd = her_positions[::2], her_positions[1::2]
+    before, whole = ({k: v[start::2] for k, v in her_batch.items()} for start in (0, 1))
+    before = {key: value[:, : int(even.max()) + 1] for key, value in before.items()}
+    her, him = (run(model, before, even, word)[1] for word in words)
+    shift = {name: (him[name] - her[name]).mean(dim=1, keepdim=True) for name in her}
+    (plain, mine), (goal, theirs) = (run(model, whole, odd, word) for word in words)
+    offset = run(model, whole, odd, words[0], {name: mine[name] + shift[name] for name in shift})[0]
+    deviation = run(model, whole, odd, words[0], {name: theirs[name] - shift[name] for name in shift})[0]
+    expected = [kl(model, goal, found) for found in (plain, offset, deviation)]
+    for page, lines in SHOWN.items():
+        rows, text = stored_table("vi" if ".vi" in page else "en"), (ROOT / page).read_text(encoding="utf-8")
+        assert [rows[line]["him"] for line, _ in lines] == pytest.approx(expected, abs=0.002), page
+        for line, name in lines:
+            (cells,) = re.findall(rf"^\| {re.escape(name)} \|(.+)\|$", text, re.MULTILINE)
+            found = [float(cell.replace(",", ".")) for cell in cells.replace("*", "").split("|")]
+            assert found == pytest.approx(list(rows[line].values()), abs=0.006), (page, line)

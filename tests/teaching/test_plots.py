@@ -1,5 +1,6 @@
-"""Figures: labelled in both languages, honest scales, every Vietnamese letter drawn, settings left alone."""
+"""Figures: labelled in both languages, honest scales, every letter drawn, gaps left as gaps, settings left alone."""
 
+import itertools
 import warnings
 
 import matplotlib
@@ -10,155 +11,279 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
-from helpers import BLOCKS, block_histograms, cosine_similarity, null_density, set_language, smile_index
+from helpers import BLOCKS, block_histograms, cosine_similarity, jackknife, null_density, set_language, smile_index
+from helpers.settings import LANGUAGES
+from helpers.teaching import plots
 from helpers.teaching.labels import LABELS, label
-from helpers.teaching.plots import (
-    densities,
-    plot_attention,
-    plot_blocks,
-    plot_conditions,
-    plot_feature_pair,
-    plot_matrix_mask,
-    plot_one_curve,
-    plot_similarity,
-)
+from helpers.teaching.plots import densities, interventions
+from helpers.teaching.plots.layers import DENSITY
 from helpers.teaching.plots.style import COLOURS
 
 SIZES = (6, 3, 3)
-
-
-@pytest.fixture(autouse=True)
-def clean():
-    yield
-    plt.close("all")
-    set_language("en")
+X = torch.randn(4, 54, 12, generator=torch.Generator().manual_seed(0))  # [layer, sample, feature]
+X[0] = 2.0  # a layer of constants: every correlation undefined
+H = block_histograms(X, SIZES, bins=20)
+ONE, OTHER = block_histograms(X[1], SIZES), block_histograms(X[1] + 5, SIZES)
+GIVEN = {"target": H["correlation"], "control": H["cosine"]}
+GIVEN["baseline"] = block_histograms(X + 5, SIZES, bins=20)["cosine"]
+LAYERS = block_histograms(torch.randn(4, 9, 12, generator=torch.Generator().manual_seed(0)), SIZES)
+MAPS = {"QQ": torch.linspace(-0.5, 0.5, 12).view(4, 3), "KK": torch.zeros(4, 1)}  # [layer, head]
+GAP = torch.tensor([torch.nan, 1.0, 2.0])
+CURVES = {block: {"target": GAP, "control": torch.ones(3), "n": torch.ones(3)} for block in ("QQ", "KK", "VV", "QK")}
+TWO = {"a model of a long name": torch.linspace(-0.5, 1, 30), "another": torch.tensor([0.1, torch.nan, 0.3])}
+SHARE, SIZE = torch.tensor([0.2, 0.4, 0.5, 0.9]), torch.tensor([3.0, 5.0, 7.0, 9.0])
+THREE = jackknife(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) * 0.2, lambda x: x.mean(0))
+HEADS = (
+    {"QQ": THREE, "KK": type(THREE)(*(part[:1] for part in THREE))},
+    {"QQ": 0.1, "KK": -0.1},
+    {"QQ": torch.linspace(-1, 1, 101), "KK": torch.linspace(0, 1, 101)},
+)
+KL = 1 + torch.rand(8, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)  # [edit, sentence]
+SWAPS = {
+    " him": {"unedited": KL[0], "offset_swapped": KL[1] / 5, "random_draw": KL[2]},
+    " water": {"unedited": KL[3], "offset_swapped": KL[4] / 5, "random_draw": KL[5]},
+}
+TINY = 1e-7 * torch.rand(5, 3, 7, generator=torch.Generator().manual_seed(0))  # [sentence, head, distance]
+PAIRS = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))  # [head, pair]
+FIGURES = {
+    "blocks": lambda: plots.plot_blocks(**GIVEN, layers=[0, 3], null=True, title="T"),
+    "conditions": lambda: plots.plot_conditions({"one": ONE, "other": OTHER, "c": ONE, "d": ONE, "e": ONE}, title="T"),
+    "curve": lambda: plots.plot_one_curve(
+        [(block, SHARE, h) for block, h in LAYERS["cosine"].items()],
+        [(block, SIZE, h) for block, h in LAYERS["correlation"].items()],
+        title="T",
+    ),
+    "attention": lambda: plots.plot_attention([torch.eye(3), torch.ones(3, 3)], ["a", "b", "c"], ["x", "y"], "T"),
+    "mask": lambda: plots.plot_matrix_mask(SIZES),
+    "similarity": lambda: plots.plot_similarity(cosine_similarity(X[1]), SIZES, "cosine", "T"),
+    "pair": lambda: plots.plot_feature_pair(X[1, :, 0], X[1, :, 1], "T"),
+    "layers": lambda: plots.plot_layer_histograms(H["correlation"], H["cosine"], title="T"),
+    "depth": lambda: plots.plot_depth(CURVES, "smile_index", title="T"),
+    "log": lambda: plots.plot_depth(
+        dict.fromkeys(("cosine", "correlation"), CURVES["QQ"]), "relative_offset", log=True
+    ),
+    "models": lambda: plots.plot_relative_depth({"QQ": TWO, "VV": TWO}, "bias_share", title="“của” · n = 54"),
+    "one model": lambda: plots.plot_relative_depth({"QQ": TWO}, "bias_share"),
+    "maps": lambda: plots.plot_head_maps(MAPS, "smile_index", title="T"),
+    "heads": lambda: plots.plot_heads(*HEADS, title="T"),
+    "swap": lambda: interventions.plot_swap(SWAPS, controls=("random_draw",), title="T"),
+    "doses": lambda: interventions.plot_doses(
+        {"Q": {0.5: KL[0], 1.0: KL[1]}}, 0.5, {"Q": KL[2:4]}, {"Q": KL[4:6]}, 2.5
+    ),
+    "distance": lambda: interventions.plot_distance({0: TINY, 4: TINY}, {0: -TINY, 4: TINY}),
+    "rotary": lambda: interventions.plot_pairs({3: {"Q": PAIRS, "K": PAIRS}}),
+}
 
 
 @pytest.fixture(scope="module")
-def histograms():
-    x = torch.randn(3, 54, 12, generator=torch.Generator().manual_seed(0))
-    x[0] = 2.0  # a layer of constants: every correlation undefined
-    return block_histograms(x, SIZES, bins=20)
-
-
-def every_figure(histograms):
-    x = torch.randn(54, 12, generator=torch.Generator().manual_seed(0))
-    yield plot_blocks(histograms["cosine"], control=histograms["cosine"], baseline=histograms["cosine"], title="model")
-    yield plot_blocks(histograms["correlation"], blocks=("QK", "KV"), layers=[0, 2], null=True)
-    one = block_histograms(x, SIZES)
-    yield plot_conditions({"a": one, "b": one, "c": one, "d": one, "e": one}, title="title")
-    layers = block_histograms(x[None], SIZES)
-    rows = [[(block, torch.tensor([0.5]), layers[m][block]) for block in BLOCKS] for m in layers]
-    yield plot_one_curve(*rows, title="title")
-    yield plot_attention([torch.eye(3), torch.eye(3)], ["a", "b", "c"], ["x", "y"], "title")
-    yield plot_matrix_mask(SIZES)
-    yield plot_similarity(cosine_similarity(x), SIZES, "cosine", "title")
-    yield plot_feature_pair(x[:, 0], x[:, 1], "title")
-
-
-@pytest.mark.parametrize("language", ["vi", "en"])
-def test_every_axis_is_labelled_and_every_letter_drawn(histograms, language, tmp_path):
-    set_language(language)
+def drawn():
+    """{language: {name: figure}}, laid out."""
+    figures = {language: {} for language in LANGUAGES}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a missing glyph is a warning
-        for number, figure in enumerate(every_figure(histograms)):
-            figure.savefig(tmp_path / f"{number}.png")
-            assert any(axis.get_xlabel() for axis in figure.axes)
-            assert any(axis.get_ylabel() for axis in figure.axes)
+        every_label = "\n".join(text for row in LABELS.values() for text in row)
+        plt.figtext(0, 0, every_label, family="DejaVu Sans").figure.draw_without_rendering()
+        plt.close()
+        for language in LANGUAGES:
+            set_language(language)
+            for name, make in FIGURES.items():
+                figures[language][name] = make()
+                figures[language][name].draw_without_rendering()
+                plt.close()
+    set_language("en")
+    return figures
 
 
-def test_every_label_can_be_drawn_with_the_font_of_the_figures(tmp_path):
-    figure = plt.figure()
-    for row in LABELS.values():
-        for text in row:
-            figure.text(0, 0, text, family="DejaVu Sans")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(tmp_path / "labels.png")
+@pytest.fixture
+def figures(drawn):
+    return drawn["en"]
 
 
-def test_an_image_has_a_colour_bar_with_a_label_and_the_whole_range(histograms):
-    figure = plot_similarity(torch.eye(12), SIZES, "cosine")
-    picture, bar = figure.axes
-    assert picture.images[0].get_clim() == (-1, 1) and bar.get_ylabel() == "cosine similarity"
+def texts_of(figure):
+    """Axis labels, panel titles and titles that are seen."""
+    found = [text for axis in figure.axes for text in (axis.xaxis.label, axis.yaxis.label, axis.title)]
+    found += [text for text in (figure._suptitle, figure._supxlabel, figure._supylabel) if text]
+    return [text for text in found if text.get_visible() and text.get_text().strip()]
 
 
-def test_panels_share_their_scale_and_are_densities(histograms):
-    figure = plot_blocks(histograms["cosine"], layers=[1, 2])
-    panels = figure.axes
-    assert len(panels) == 6
-    assert len({panel.get_ylim() for panel in panels}) == 1 and len({panel.get_xlim() for panel in panels}) == 1
-    assert panels[0].get_xlim()[0] < -1 and panels[0].get_xlim()[1] > 1  # the outer bins are visible
+def notes(figure):
+    return [[text.get_text() for text in axis.texts] for axis in figure.axes]
 
 
-def test_densities_integrate_to_one_and_are_nan_where_nothing_is_defined(histograms):
-    values = densities(histograms["correlation"]["QQ"])  # [layer, bins]
-    width = 2 / 20
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def line(axis, name):
+    return next(line for line in axis.lines if line.get_label() == name)
+
+
+def heights(axis, name, bins):
+    """Of a histogram as it is drawn: a line with steps, or the outline of an area."""
+    if any(line.get_label() == name for line in axis.lines):
+        assert line(axis, name).get_drawstyle() == "steps-post"
+        return line(axis, name).get_ydata()[:-1]
+    (area,) = (area for area in axis.collections if area.get_label() == name)
+    corners = area.get_paths()[0].vertices
+    here, there = corners[:-1], corners[1:]
+    middles = (2 * np.arange(bins) + 1) / bins - 1
+    return np.array([here[(here[:, 0] - s) * (there[:, 0] - s) < 0, 1].max() for s in middles])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure_is_labelled_in_the_language_and_no_texts_touch(drawn, name):
+    said = []
+    for figure in (drawn[language][name] for language in LANGUAGES):
+        x = [figure.get_supxlabel(), *(a.get_xlabel().strip() for a in figure.axes if a.xaxis.label.get_visible())]
+        y = [figure.get_supylabel(), *(a.get_ylabel().strip() for a in figure.axes if a.yaxis.label.get_visible())]
+        assert (any(x) or name == "swap") and any(y)  # below the swaps stand the words
+        boxes = [text.get_window_extent() for text in (*texts_of(figure), *figure.legends)]
+        assert all(box.width > 0 for box in boxes)
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+        said.append({text.get_text() for text in texts_of(figure)})
+    assert said[0] != said[1]
+    if name in ("blocks", "conditions", "layers"):
+        assert figure.get_suptitle() == "T · n = 54 sentences"
+
+
+def test_densities_integrate_to_one_and_are_nan_without_pairs():
+    values = densities(H["correlation"]["QQ"])  # [layer, bins]
     assert values[0].isnan().all()
-    assert torch.allclose(values[1:].sum(-1) * width, torch.ones(2, dtype=torch.float64))
+    assert torch.allclose(values[1:].sum(-1) * 2 / 20, torch.ones(3, dtype=torch.float64))
 
 
-def test_rows_show_the_layers_that_were_asked_for(histograms):
-    figure = plot_blocks(histograms["cosine"], blocks=("QQ",), layers=[2])
-    drawn = figure.axes[0].patches[0].get_data().values
-    assert torch.allclose(torch.as_tensor(drawn), densities(histograms["cosine"]["QQ"])[2])
-    assert "layer 2" in figure.axes[0].get_ylabel()
+def test_blocks_draw_the_layers_asked_for_on_one_scale_with_the_null(figures):
+    panels = figures["blocks"].axes
+    assert len(panels) == 6 and "layer 3" in panels[3].get_ylabel()
+    for panel, block in zip(panels[3:], ("QQ", "KK", "VV"), strict=True):
+        for name, histograms in GIVEN.items():
+            assert heights(panel, label(name), 20) == pytest.approx(densities(histograms[block])[3].numpy())
+        s, density = line(panel, "null distribution").get_data()
+        assert density == pytest.approx(null_density(s, 54, "correlation"))
+    ((low, high),) = {panel.get_ylim() for panel in panels}
+    assert low == 0 and high > 10  # all cosines of the layer of constants are in one bin
+    ((left, right),) = {panel.get_xlim() for panel in panels}
+    assert left < -1 and right > 1  # the outer bins are visible
+    assert notes(figures["blocks"]) == [[label("no_pairs")]] * 3 + [[]] * 3
+    without_layers = plots.plot_blocks(ONE["cosine"])
+    assert len(without_layers.axes) == 3 and "layer" not in without_layers.axes[0].get_ylabel()
+    plt.close(without_layers)
 
 
-def test_a_layer_of_constants_says_so_instead_of_drawing_nothing(histograms):
-    figure = plot_blocks(histograms["correlation"], blocks=("QQ",), layers=[0])
-    assert [text.get_text() for text in figure.axes[0].texts] == [label("no_pairs")]
+def test_conditions_show_each_histogram_under_its_name(figures):
+    axes = figures["conditions"].axes
+    for axis, (measure, block) in zip(axes, itertools.product(ONE, ("QQ", "KK", "VV")), strict=True):
+        assert axis.xaxis.label.get_visible() and axis.get_xlabel() == label(measure)
+        for name, result in {"one": ONE, "other": OTHER, "e": ONE}.items():
+            assert heights(axis, name, 100) == pytest.approx(densities(result[measure][block]).numpy())
+    for row in (axes[:3], axes[3:]):
+        assert len({panel.get_ylim() for panel in row}) == 1 and row[0].get_ylim()[0] == 0
+    figure = plots.plot_conditions({"target": block_histograms(torch.full((5, 8), 2.0), (4, 2, 2))})
+    assert notes(figure) == [[]] * 3 + [[label("no_pairs")]] * 3  # cosines above, correlations below
+    plt.close(figure)
 
 
-def test_a_histogram_without_layers_is_one_row():
-    x = torch.randn(54, 12, generator=torch.Generator().manual_seed(0))
-    assert len(plot_blocks(block_histograms(x, SIZES)["cosine"]).axes) == 3
+def test_one_curve_draws_every_point_and_the_null_at_its_number(figures):
+    curves = []
+    for axis, at, measure in zip(figures["curve"].axes, (SHARE, SIZE), ("cosine", "correlation"), strict=True):
+        (points,) = (points for points in axis.collections if len(points.get_offsets()))
+        colours = np.array([to_hex(colour).upper() for colour in points.get_facecolors()])
+        for block in BLOCKS:
+            expected = torch.stack([at, smile_index(LAYERS[measure][block])], dim=1).numpy()
+            assert np.asarray(points.get_offsets())[colours == COLOURS[block]] == pytest.approx(expected)
+        curves.append(line(axis, "null distribution").get_xydata())
+    assert legend(figures["curve"]) == [*BLOCKS, "null distribution"]
+    assert np.interp(3**-0.5, *curves[0].T) == pytest.approx(0, abs=1e-3)  # three sentences: uniform
+    assert np.interp(4, *curves[1].T) == pytest.approx(0, abs=1e-3)
+    assert (np.diff(curves[0][:, 1]) > 0).all() and (np.diff(curves[1][:, 1]) < 0).all()
 
 
-def test_the_null_is_drawn_at_its_own_height(histograms):
-    figure = plot_blocks(histograms["correlation"], blocks=("QQ",), layers=[1], null=True)
-    line = next(line for line in figure.axes[0].lines if line.get_label() == "null distribution")
-    s, density = line.get_data()
-    assert density == pytest.approx(null_density(s, 54, "correlation"))
+def test_matrices_are_drawn_upright_on_the_whole_range(figures):
+    for name, quantity, limits, matrix in (
+        ("similarity", "cosine similarity", (-1, 1), cosine_similarity(X[1]).numpy()),
+        ("attention", "attention weight", (0, 1), np.eye(3)),
+    ):
+        panel, bar = figures[name].axes[0], figures[name].axes[-1]
+        assert panel.collections[0].get_clim() == limits and panel.get_ylim() == (len(matrix), 0)
+        assert np.asarray(panel.collections[0].get_array()).reshape(matrix.shape) == pytest.approx(matrix)
+        assert bar.get_ylabel() == quantity
+    for axis in (figures["attention"].axes[0].xaxis, figures["attention"].axes[0].yaxis):
+        assert [text.get_text() for text in axis.get_ticklabels()] == ["a", "b", "c"]
 
 
-def test_the_number_of_sentences_is_on_the_figure(histograms):
-    assert "n = 54" in plot_blocks(histograms["cosine"], title="model").get_suptitle()
+def test_heat_maps_are_in_order_on_one_scale_and_grey_without_pairs(figures):
+    for name, quantity, limits, n in (
+        ("layers", "density", (DENSITY.vmin, DENSITY.vmax), 2 * len(BLOCKS)),
+        ("maps", "smile index S", (-1, 1), 2),
+    ):
+        images = [image for axis in figures[name].axes for image in axis.images]
+        assert len(images) == n and {image.get_clim() for image in images} == {limits}
+        assert figures[name].axes[-1].get_ylabel() == quantity
+    assert torch.equal(torch.as_tensor(figures["maps"].axes[0].images[0].get_array().data), MAPS["QQ"].T)
+    assert DENSITY(0.5) == pytest.approx(0.5)  # the middle of the colours is the uniform distribution
+    image = figures["layers"].axes[0].images[0]
+    shown = np.ma.filled(image.get_array(), np.nan)
+    expected = densities(H["correlation"]["QQ"]).unflatten(-1, (-1, 2)).mean(-1).numpy()
+    assert np.isnan(shown[0]).all() and shown[1:] == pytest.approx(np.maximum(expected[1:], DENSITY.vmin / 2))
+    assert image.get_extent() == [-1, 1, 3.5, -0.5] and legend(figures["layers"]) == ["every pair is undefined"]
+    figure = plots.plot_layer_histograms(H["cosine"])
+    assert not figure.legends
+    plt.close(figure)
 
 
-def test_every_part_and_every_cross_block_has_a_colour_of_its_own():
-    assert len({COLOURS[name] for name in ("QQ", "KK", "VV", "QK", "QV", "KV")}) == 6
-    assert all(COLOURS[part] == COLOURS[part * 2] for part in "QKV")
+def test_curves_share_their_scale_and_leave_a_gap_at_nan(figures):
+    panels = [axis for axis in figures["depth"].axes if axis.lines]
+    assert len(panels) == 4 and len({axis.get_ylim() for axis in panels}) == 1
+    assert panels[0].lines[0].get_ydata() == pytest.approx(GAP.numpy(), nan_ok=True)
+    assert legend(figures["depth"]) == ["target token", "control token", "n"]
+    assert figures["log"].axes[0].get_yscale() == "log"
 
 
-def test_the_readers_own_settings_are_left_alone(histograms):
-    with plt.rc_context({"axes.titlesize": 31, "interactive": True}):
-        plot_matrix_mask(SIZES)
-        assert plt.rcParams["axes.titlesize"] == 31 and plt.isinteractive()
+def test_models_of_any_depth_start_and_end_at_the_same_places(figures):
+    assert len({axis.get_ylim() for axis in figures["models"].axes}) == 1
+    for axis in figures["models"].axes:
+        places = [curve.get_xdata() for curve in axis.lines[:2]]
+        assert [(len(x), x[0], x[-1]) for x in places] == [(30, 0, 1), (3, 0, 1)]
+    assert legend(figures["models"]) == list(TWO)
 
 
-def test_conditions_show_each_histogram_under_its_name(histograms):
-    x = torch.randn(54, 12, generator=torch.Generator().manual_seed(0))
-    one, other = block_histograms(x, SIZES), block_histograms(x + 5, SIZES)
-    figure = plot_conditions({"one": one, "other": other}, measures=("cosine",), blocks=("QK",), null=False)
-    drawn = {patch.get_label(): torch.as_tensor(patch.get_data().values) for patch in figure.axes[0].patches}
-    assert torch.allclose(drawn["one"], densities(one["cosine"]["QK"]))
-    assert torch.allclose(drawn["other"], densities(other["cosine"]["QK"]))
+def test_heads_stand_beside_the_pooled_value_and_the_random_groups(figures):
+    axis, other = figures["heads"].axes
+    dots, _, (bars,) = axis.containers[0]
+    assert dots.get_ydata() == pytest.approx(THREE.estimate.numpy())
+    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+    assert ends == pytest.approx(torch.stack([THREE.low, THREE.high], dim=-1).numpy())
+    band = next(patch for patch in axis.patches if patch.get_label() == "random groups, middle 90%")
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((-0.9, 0.9))
+    assert set(line(axis, "all heads pooled").get_ydata()) == {0.1} and axis.get_ylim() == other.get_ylim()
 
 
-def test_the_one_curve_figure_draws_every_point_and_the_null_at_its_number():
-    result = block_histograms(torch.randn(3, 9, 12, generator=torch.Generator().manual_seed(0)), SIZES)
-    cosines, bells = (dict(result[measure].items()) for measure in ("cosine", "correlation"))
-    share, size = torch.tensor([0.2, 0.5, 0.9]), torch.tensor([5.0, 7.0, 9.0])
-    figure = plot_one_curve([(b, share, h) for b, h in cosines.items()], [(b, size, h) for b, h in bells.items()])
-    for axis, at, found in zip(figure.axes, (share, size), (cosines, bells)):
-        drawn = {line.get_label(): line.get_xydata() for line in axis.lines}
-        assert {*BLOCKS, "null distribution"} <= set(drawn)
-        assert drawn["KV"] == pytest.approx(torch.stack([at, smile_index(found["KV"])], dim=1).numpy())
-    cosine, correlation = (
-        {line.get_label(): line.get_xydata() for line in axis.lines}["null distribution"] for axis in figure.axes
-    )
-    assert np.interp(3**-0.5, *cosine.T) == pytest.approx(0, abs=1e-3)  # three sentences: uniform
-    assert np.interp(4, *correlation.T) == pytest.approx(0, abs=1e-3)
-    assert (np.diff(cosine[:, 1]) > 0).all() and (np.diff(correlation[:, 1]) < 0).all()
+def test_edits_are_drawn_at_their_means_with_their_controls(figures):
+    axis = figures["swap"].axes[0]
+    names = [text.get_text() for text in axis.get_xticklabels()]
+    assert names == list(SWAPS) and legend(figures["swap"])[1] == "offset swapped (K and V)"
+    shown = [float(y) for mark in axis.lines if mark.get_marker() in "oD" for y in mark.get_ydata()]
+    for kl in (kl for edits in SWAPS.values() for kl in edits.values()):
+        assert np.isclose(shown, float(kl.mean())).any()
+    axis = figures["doses"].axes[0]
+    assert [list(mark.get_ydata()) for mark in axis.lines if mark.get_linestyle() == "--"] == [[2.5, 2.5]]
+    for marker, controls in (("D", KL[2:4]), ("s", KL[4:6])):
+        (marks,) = (mark for mark in axis.lines if mark.get_marker() == marker)
+        assert marks.get_ydata() == pytest.approx(controls.mean(dim=1).numpy())
+
+
+def test_scores_and_shares_are_drawn_per_head_on_an_honest_scale(figures):
+    axis = figures["distance"].axes[0]
+    assert len(axis.lines) == 2 * 3 + 1 and axis.get_ylim() == (-1, 1)  # rounding does not fill the panel
+    assert axis.lines[3].get_ydata() == pytest.approx(TINY[:, 0].mean(dim=0).numpy())
+    axis = figures["rotary"].axes[0]
+    assert axis.lines[0].get_ydata() == pytest.approx(PAIRS.mean(dim=0).numpy()) and len(axis.collections) == 2
+
+
+def test_readers_own_settings_are_left_alone():
+    with plt.rc_context({"axes.titlesize": 31, "font.family": ["serif"], "interactive": True}):
+        before = dict(plt.rcParams)
+        plt.close(plots.plot_matrix_mask(SIZES))
+        assert dict(plt.rcParams) == before and plt.isinteractive()

@@ -1,6 +1,7 @@
-"""Ways to get the six histograms, from the notebook's own to ours.  x: float32 `[sample, F]`, NumPy."""
+"""Ways to get the six histograms, from the notebook's own to ours.  x: float32 `[..., sample, F]`, NumPy."""
 
 import os
+from functools import partial
 
 import numpy as np
 import scipy.spatial.distance
@@ -12,40 +13,25 @@ from helpers import block_histograms
 from helpers.masks import BLOCKS
 
 
-def _mask_and_histogram(similarity, sizes):
+def masked(matrix, x, sizes):
+    """Histograms of what `matrix` makes of `x`, by a mask for each block."""
+    similarity = np.asarray(matrix(x))
     code = np.repeat([1, 2, 3], sizes)
     mask = np.triu(np.outer(code, code), 1)  # integers, as the notebook writes it
     return [np.histogram(similarity[mask == block], bins=100, range=(-1, 1))[0] for block in BLOCKS.values()]
 
 
-def notebook_cosine(x, sizes):
+def cosine(x):
     unit = x / np.linalg.norm(x, axis=0)
-    return _mask_and_histogram(unit.T @ unit, sizes)
+    return unit.T @ unit
 
 
-def notebook_correlation(x, sizes):
-    return notebook_cosine(x - x.mean(axis=0), sizes)
+def correlation(x):
+    return cosine(x - x.mean(axis=0))
 
 
 def notebook_both(x, sizes):
-    return notebook_cosine(x, sizes), notebook_correlation(x, sizes)
-
-
-def numpy_corrcoef(x, sizes):
-    return _mask_and_histogram(np.corrcoef(x, rowvar=False, dtype=np.float32), sizes)
-
-
-def torch_corrcoef(x, sizes):
-    return _mask_and_histogram(torch.corrcoef(torch.from_numpy(x).T).numpy(), sizes)
-
-
-def sklearn_cosine(x, sizes):
-    return _mask_and_histogram(sklearn.metrics.pairwise.cosine_similarity(x.T), sizes)
-
-
-def torchmetrics_cosine(x, sizes):
-    similarity = torchmetrics.functional.pairwise_cosine_similarity(torch.from_numpy(x).T)
-    return _mask_and_histogram(similarity.numpy(), sizes)
+    return masked(cosine, x, sizes), masked(correlation, x, sizes)
 
 
 def scipy_pdist(x, sizes):
@@ -55,38 +41,23 @@ def scipy_pdist(x, sizes):
     return [np.histogram(similarity[mask == block], bins=100, range=(-1, 1))[0] for block in BLOCKS.values()]
 
 
-def _ours(kernel, measures):
-    def run(x, sizes):
-        os.environ["QKV_KERNEL"] = kernel
-        return block_histograms(torch.from_numpy(x), sizes, measures=measures)
-
-    return run
+def ours(kernel, x, sizes):
+    """Our function by one kernel; x may be a stack of layers."""
+    os.environ["QKV_KERNEL"] = kernel
+    return block_histograms(torch.from_numpy(x), sizes)
 
 
-BOTH = ("cosine", "correlation")
-
-# name -> (function, number of measures)
+# The last three compute both measures, all others one.
 METHODS = {
-    "notebook, one measure": (notebook_correlation, 1),
-    "numpy.corrcoef": (numpy_corrcoef, 1),
-    "torch.corrcoef": (torch_corrcoef, 1),
-    "sklearn cosine_similarity": (sklearn_cosine, 1),
-    "torchmetrics pairwise_cosine_similarity": (torchmetrics_cosine, 1),
-    "scipy pdist": (scipy_pdist, 1),
-    "notebook, both measures": (notebook_both, 2),
-    "block_histograms, torch": (_ours("torch", BOTH), 2),
-    "block_histograms, numba": (_ours("numba", BOTH), 2),
+    "notebook, one measure": partial(masked, correlation),
+    "numpy.corrcoef": partial(masked, lambda x: np.corrcoef(x, rowvar=False, dtype=np.float32)),
+    "torch.corrcoef": partial(masked, lambda x: torch.corrcoef(torch.from_numpy(x).T)),
+    "sklearn cosine_similarity": partial(masked, lambda x: sklearn.metrics.pairwise.cosine_similarity(x.T)),
+    "torchmetrics pairwise_cosine_similarity": partial(
+        masked, lambda x: torchmetrics.functional.pairwise_cosine_similarity(torch.from_numpy(x).T)
+    ),
+    "scipy pdist": scipy_pdist,
+    "notebook, both measures": notebook_both,
+    "block_histograms, torch": partial(ours, "torch"),
+    "block_histograms, numba": partial(ours, "numba"),
 }
-
-
-def sizes_of(n_features):
-    return (n_features // 3,) * 3
-
-
-def data(*shape, seed=0):
-    """float32 `[..., sample, F]`: a few common directions, noise, and a mean offset per feature."""
-    generator = np.random.default_rng(seed)
-    *batch, n, n_features = shape
-    common = generator.standard_normal((*batch, n, 8)) @ generator.standard_normal((*batch, 8, n_features))
-    noise = 2 * generator.standard_normal(shape)
-    return (common + noise + 2 * generator.standard_normal((*batch, 1, n_features))).astype(np.float32)

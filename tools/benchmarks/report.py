@@ -1,7 +1,7 @@
 """Measure every method interleaved, and write the tables of docs/performance.md and docs/performance.vi.md.
 
 python -m tools.benchmarks.report measure    (some ten minutes; writes results.json)
-python -m tools.benchmarks.report write      (the pages out of results.json)
+python -m tools.benchmarks.report write      (the pages out of results.json, and gpu.json where tools.prove_gpu ran)
 """
 
 import json
@@ -11,40 +11,29 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+import yaml
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-RESULTS = HERE / "results.json"
+ROOT = HERE.parents[1]
+RESULTS, GPU = HERE / "results.json", HERE / "gpu.json"
 PAGES = {"en": ROOT / "docs" / "performance.md", "vi": ROOT / "docs" / "performance.vi.md"}
+TEXT = yaml.safe_load((HERE / "words.yml").read_text(encoding="utf-8"))
 
 ROUNDS = {(54, 2304): 12, (54, 4800): 5, (5000, 2304): 4}
 SLOW = {("scipy pdist", (5000, 2304))}  # once is enough
 LAYERS = {(12, 54, 2304): 3, (48, 54, 4800): 1}
-TOKENS = (54, 100, 200, 300, 500, 1000, 2000, 5000)
-FEATURES = (576, 1152, 2304, 3072, 4800)
-N_LAYERS = (1, 12, 48)
+GROWTH = {
+    "tokens": [(n, 2304) for n in (54, 100, 200, 300, 500, 1000, 2000, 5000)],
+    "features": [(54, n_features) for n_features in (576, 1152, 2304, 3072, 4800)],
+    "layers": [(n_layers, 54, 2304) for n_layers in (1, 12, 48)],
+}
 GOALS = {"54 x 2304": 30, "5000 x 2304": 2.5}
 NOTEBOOK, OURS, TORCH = "notebook, both measures", "block_histograms, numba", "block_histograms, torch"
-
-PEAK = """
-import sys
-sys.path.insert(0, {here!r})
-from tools.benchmarks.methods import METHODS, data, sizes_of
-
-def status(key):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) / 1024
-
-function = METHODS[{name!r}][0]
-x = data(*{shape!r})
-function(data(54, 300), sizes_of(300))
-open("/proc/self/clear_refs", "w").write("5")
-before = status("VmRSS")
-function(x, sizes_of(x.shape[1]))
-print(status("VmHWM") - before)
-"""
 
 
 def once(function, *arguments):
@@ -64,41 +53,63 @@ def turn(function, *arguments, least=0.25):
     return first, median(calls)
 
 
-def measure_shape(shape, rounds):
-    """Every method and the limit, turn by turn, round by round."""
-    import limits
+def data(*shape):
+    """float32 `[..., sample, F]`, torch: a few common directions, noise, and a mean offset for each feature."""
     import torch
 
-    from tools.benchmarks.methods import METHODS, data, sizes_of
+    generator = torch.Generator().manual_seed(0)
+    *batch, n, n_features = shape
+    x = torch.randn(*batch, n, 8, generator=generator) @ torch.randn(*batch, 8, n_features, generator=generator)
+    return x + 2 * torch.randn(shape, generator=generator) + 2 * torch.randn(*batch, 1, n_features, generator=generator)
 
-    n, n_features = shape
-    n_threads = torch.get_num_threads()
-    x, sizes = data(n, n_features), sizes_of(n_features)
-    products = limits.product_candidates(n, n_features, n_threads)
-    binning = limits.binning(n_features * (n_features - 1) // 2, n_threads)
-    calls = {name: lambda f=function: f(x, sizes) for name, (function, _) in METHODS.items()}
-    calls |= {f"product {at}": product for at, product in enumerate(products)} | {"binning": binning}
+
+def sizes_of(n_features):
+    return (n_features // 3,) * 3
+
+
+def peak(name, *shape):
+    """Print the MiB that a method holds at its peak above what was held before; alone in a process, on Linux."""
+    from tools.benchmarks.methods import METHODS
+
+    def status(key):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
+
+    function, x = METHODS[name], data(*shape).numpy()
+    function(data(54, 300).numpy(), sizes_of(300))  # its code is loaded
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    function(x, sizes_of(shape[-1]))
+    print(status("VmHWM") - before)
+
+
+def measure_shape(shape, rounds):
+    """Every method and the limit, turn by turn, round by round."""
+    import torch
+
+    from tools.benchmarks import limits
+    from tools.benchmarks.methods import METHODS
+
+    n_features = shape[1]
+    x, sizes = data(*shape).numpy(), sizes_of(n_features)
+    calls = {name: partial(function, x, sizes) for name, function in METHODS.items()}
+    calls["product"] = limits.product(*shape)
+    calls["binning"] = limits.binning(n_features * (n_features - 1) // 2, torch.get_num_threads())
     for name in ("binning", OURS, TORCH):
         calls[name]()  # compiled, loaded
     first, times = ({name: [] for name in calls} for _ in range(2))
     for round_ in range(rounds):
         for name, call in calls.items():
-            if (name, shape) in SLOW:
-                if round_ == 0:
-                    times[name].append(once(call))
-                    first[name] += times[name]
-                continue
-            for values, value in zip((first[name], times[name]), turn(call), strict=True):
-                values.append(value)
+            slow = (name, shape) in SLOW
+            if not slow or round_ == 0:
+                found = (once(call),) * 2 if slow else turn(call)
+                first[name].append(found[0])
+                times[name].append(found[1])
     memory = {}
-    for name in METHODS:
-        if shape != (54, 2304) and name not in (NOTEBOOK, OURS, TORCH):
-            continue
-        code = PEAK.format(here=str(HERE), name=name, shape=shape)
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        memory[name] = float(run.stdout)
+    for name in METHODS if shape == (54, 2304) else (NOTEBOOK, OURS, TORCH):
+        command = [sys.executable, "-m", "tools.benchmarks.report", "peak", name, *map(str, shape)]
+        memory[name] = float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     ratios = [a / b for a, b in zip(times[NOTEBOOK], times[OURS], strict=True)]
-    best = min((name for name in times if name.startswith("product")), key=lambda name: median(times[name]))
     return {
         "ms": {name: 1e3 * median(values) for name, values in times.items()},
         "fastest_ms": {name: 1e3 * min(values) for name, values in times.items()},
@@ -106,47 +117,36 @@ def measure_shape(shape, rounds):
         "mib": memory,
         "ratio": median(ratios),
         "ratio_range": [min(ratios), max(ratios)],
-        "product": best,
         "rounds": rounds,
     }
 
 
 def measure_layers(shape, rounds):
-    import torch
+    from tools.benchmarks.methods import METHODS
 
-    from helpers import block_histograms
-    from tools.benchmarks.methods import _ours, data, notebook_both, sizes_of
-
-    x, sizes = data(*shape), sizes_of(shape[-1])
-    _ours("numba", ("cosine",))(x[0], sizes)  # compiled, loaded
+    x, sizes = data(*shape).numpy(), sizes_of(shape[-1])
+    METHODS[OURS](x[0], sizes)  # compiled, loaded
     found = {NOTEBOOK: [], OURS: [], TORCH: []}
     for _ in range(rounds):
         time.sleep(0.15)
-        found[NOTEBOOK].append(once(lambda: [notebook_both(layer, sizes) for layer in x]))
-        for name, kernel in ((OURS, "numba"), (TORCH, "torch")):
-            os.environ["QKV_KERNEL"] = kernel
-            found[name].append(once(block_histograms, torch.from_numpy(x), sizes))
+        found[NOTEBOOK].append(once(lambda: [METHODS[NOTEBOOK](layer, sizes) for layer in x]))
+        for name in (OURS, TORCH):
+            found[name].append(once(METHODS[name], x, sizes))
     return {"ms": {name: 1e3 * median(v) for name, v in found.items()}, "rounds": rounds}
 
 
 def measure_growth(shapes):
     """ms of both of our paths, the shapes interleaved."""
-    import torch
+    from tools.benchmarks.methods import METHODS
 
-    from helpers import block_histograms
-    from tools.benchmarks.methods import data, sizes_of
-
-    inputs = [torch.from_numpy(data(*shape)) for shape in shapes]
-    times = {kernel: [[] for _ in shapes] for kernel in ("numba", "torch")}
+    rows = [{"shape": list(shape), "numba": [], "torch": []} for shape in shapes]
+    inputs = [data(*shape).numpy() for shape in shapes]
     for _ in range(4):
-        for kernel, found in times.items():
-            os.environ["QKV_KERNEL"] = kernel
-            for x, values in zip(inputs, found, strict=True):
-                values.append(turn(block_histograms, x, sizes_of(x.shape[-1]), least=0.05)[1])
-    return [
-        {"shape": list(shape), "numba": 1e3 * median(a), "torch": 1e3 * median(b)}
-        for shape, a, b in zip(shapes, times["numba"], times["torch"], strict=True)
-    ]
+        for kernel in ("numba", "torch"):
+            for x, row in zip(inputs, rows, strict=True):
+                call = METHODS[f"block_histograms, {kernel}"]
+                row[kernel].append(turn(call, x, sizes_of(x.shape[-1]), least=0.05)[1])
+    return [row | {kernel: 1e3 * median(row[kernel]) for kernel in ("numba", "torch")} for row in rows]
 
 
 def processor():
@@ -157,80 +157,33 @@ def processor():
         return platform.processor() or platform.machine()
 
 
+def this_machine(*packages):
+    """{processor, cores, python, versions} for the line below a table."""
+    found = {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()}
+    return found | {"versions": {name: version(name) for name in packages}}
+
+
 def measure():
-    sys.path.insert(0, str(HERE))
-    import limits
     import torch
 
     from helpers.kernels import compile_kernels
+    from tools.benchmarks import limits
 
     compile_kernels()
-    n_threads = torch.get_num_threads()
     load = os.getloadavg()[0]
     results = {"shapes": {}, "layers": {}}
-    for shape, rounds in ROUNDS.items():
-        results["shapes"][f"{shape[0]} x {shape[1]}"] = measure_shape(shape, rounds)
-        print(shape, json.dumps(results["shapes"][f"{shape[0]} x {shape[1]}"], indent=1), flush=True)
-    for shape, rounds in LAYERS.items():
-        results["layers"][" x ".join(map(str, shape))] = measure_layers(shape, rounds)
-    results["growth"] = {
-        "tokens": measure_growth([(n, 2304) for n in TOKENS]),
-        "features": measure_growth([(54, n_features) for n_features in FEATURES]),
-        "layers": measure_growth([(n_layers, 54, 2304) for n_layers in N_LAYERS]),
-    }
-    names = ("torch", "numpy", "numba", "scipy", "scikit-learn", "torchmetrics")
-    results["machine"] = {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": n_threads,
-        "gflops": limits.product_rate(n_threads),
-        "bandwidth": limits.bandwidth(n_threads),
+    for kind, wanted, how in (("shapes", ROUNDS, measure_shape), ("layers", LAYERS, measure_layers)):
+        for shape, rounds in wanted.items():
+            results[kind][" x ".join(map(str, shape))] = how(shape, rounds)
+            print(shape, "measured", flush=True)
+    results["growth"] = {name: measure_growth(shapes) for name, shapes in GROWTH.items()}
+    results["machine"] = this_machine("torch", "numpy", "numba", "scipy", "scikit-learn", "torchmetrics") | {
+        "threads": torch.get_num_threads(),
+        "gflops": limits.product_rate(),
+        "bandwidth": limits.bandwidth(),
         "load": [load, os.getloadavg()[0]],
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
-# ---- the pages ------------------------------------------------------------------------------------
-
-TEXT = {
-    "en": {
-        "method": "method", "measures": "measures", "ms": "ms", "times": "times faster", "mib": "MiB above the input",
-        "product": "triangular product alone, best of the candidates", "binning": "one pass of binning, both measures",
-        "limit": "limit L, the sum", "fastest": "fastest round", "first": "first call after a pause",
-        "layers": "layers x tokens x features", "shape": "shape", "pair": "ns per pair", "both": "both", "one": "one",
-        "machine": "Machine", "cores": "cores", "threads": "threads", "rate": "float32 product",
-        "bandwidth": "copy bandwidth", "load": "load before and after (other work ran at the same time)",
-        "cuda": "CUDA", "none": "not measured (no GPU at hand; the Triton kernel has never run on one)",
-        "goal": "goal", "measured": "measured", "met": "reached", "missed": "missed by {:.0f}%",
-        "faster": "times faster than the notebook-style method, {}", "within": "times the limit L, {}",
-        "same": "ratio at 54 x 4800 no smaller than at 54 x 2304",
-        "memory": "MiB above the input, 54 x 2304", "rounds": "median of {} rounds; smallest and largest ratio {}",
-        "tokens": "tokens", "features": "features", "growth": "growth with {}", "n_layers": "layers",
-        "least": "at least", "most": "at most",
-    },
-    "vi": {
-        "method": "cách tính", "measures": "số phép đo", "ms": "ms", "times": "nhanh gấp (lần)",
-        "mib": "MiB ngoài dữ liệu vào",
-        "product": "riêng phép nhân nửa tam giác, cách nhanh nhất trong các cách thử",
-        "binning": "một lượt đếm, cả hai phép đo", "limit": "giới hạn L, tổng của hai dòng trên",
-        "fastest": "vòng nhanh nhất", "first": "lần gọi đầu sau quãng nghỉ", "layers": "tầng x token x chiều",
-        "shape": "kích thước", "pair": "ns mỗi cặp", "both": "hai", "one": "một", "machine": "Máy đo",
-        "cores": "nhân", "threads": "luồng (thread)", "rate": "tốc độ nhân ma trận float32",
-        "bandwidth": "băng thông sao chép bộ nhớ", "load": "tải trước và sau khi đo (máy còn chạy việc khác cùng lúc)",
-        "cuda": "CUDA", "none": "chưa đo (không có GPU; kernel Triton chưa từng chạy trên GPU)",
-        "goal": "mục tiêu", "measured": "đo được", "met": "đạt", "missed": "thiếu {:.0f}%",
-        "faster": "số lần nhanh hơn cách trong sổ tay, {}", "within": "số lần giới hạn L, {}",
-        "same": "tỉ số ở 54 x 4800 không nhỏ hơn ở 54 x 2304",
-        "memory": "MiB ngoài dữ liệu vào, 54 x 2304", "rounds": "trung vị của {} vòng; tỉ số nhỏ nhất và lớn nhất {}",
-        "tokens": "số token", "features": "số chiều", "growth": "chi phí tăng theo {}", "n_layers": "số tầng",
-        "least": "ít nhất", "most": "nhiều nhất",
-        "notebook, one measure": "cách trong sổ tay, một phép đo",
-        "notebook, both measures": "cách trong sổ tay, cả hai phép đo",
-    },
-}  # fmt: skip
 
 
 def number(value):
@@ -252,7 +205,7 @@ def table(header, rows):
 
 
 def limit(shape, key):
-    return shape[key][shape["product"]] + shape[key]["binning"]
+    return shape[key]["product"] + shape[key]["binning"]
 
 
 def goals(results, language):
@@ -260,63 +213,58 @@ def goals(results, language):
     t, at = TEXT[language], results["shapes"]
     small = at["54 x 2304"]
     fastest = {shape: v["fastest_ms"][NOTEBOOK] / v["fastest_ms"][OURS] for shape, v in at.items()}
-    rows = []
-
-    def add(name, least, goal, value, best=None):
-        short = (goal - value) / goal if least else (value - goal) / goal
-        sign = t["least"] if least else t["most"]
-        verdict = t["missed"].format(100 * short) if short > 0 else t["met"]
-        rows.append([name, f"{sign} {number(goal)}", number(value), "" if best is None else number(best), verdict])
-
-    for shape, goal in GOALS.items():
-        add(t["faster"].format(shape), True, goal, at[shape]["ratio"], fastest[shape])
-    add(t["same"], True, small["ratio"], at["54 x 4800"]["ratio"], fastest["54 x 4800"])
     over = [small[key][OURS] / limit(small, key) for key in ("ms", "fastest_ms")]
-    add(t["within"].format("54 x 2304"), False, 2.5, *over)
-    add(t["memory"], False, 16, max(0, small["mib"][OURS]))
-    return decimals(table(["", t["goal"], t["measured"], t["fastest"], ""], rows), language)
+    wanted = [  # (name, sign, goal, measured, in the fastest round)
+        *((t["faster"].format(shape), "least", goal, at[shape]["ratio"], fastest[shape]) for shape, goal in GOALS.items()),
+        (t["same"], "least", small["ratio"], at["54 x 4800"]["ratio"], fastest["54 x 4800"]),
+        (t["within"].format("54 x 2304"), "most", 2.5, *over),
+        (t["memory"], "most", 16, max(0, small["mib"][OURS]), None),
+    ]  # fmt: skip
+    rows = []
+    for name, sign, goal, value, best in wanted:
+        short = (goal - value if sign == "least" else value - goal) / goal
+        verdict = t["missed"].format(100 * short) if short > 0 else t["met"]
+        rows.append([name, f"{t[sign]} {number(goal)}", number(value), "" if best is None else number(best), verdict])
+    return table(["", t["goal"], t["measured"], t["fastest"], ""], rows)
 
 
 def machine(results, language):
     t, m = TEXT[language], results["machine"]
-    load = decimals(" / ".join(f"{v:.1f}" for v in m["load"]), language)
     return "\n".join([
         f"- {t['machine']}: {m['processor']}, {m['cores']} {t['cores']}, {m['threads']} {t['threads']}",
         f"- {t['rate']}: {m['gflops']:.0f} GFlop/s; {t['bandwidth']}: {m['bandwidth']:.0f} GB/s",
-        f"- {t['load']}: {load}",
+        f"- {t['load']}: {decimals(' / '.join(f'{v:.1f}' for v in m['load']), language)}",
         f"- {versions(m)}",
-        f"- {t['cuda']}: {m['cuda'] or t['none']}",
     ])  # fmt: skip
 
 
 def comparison(results, language):
     t, parts = TEXT[language], []
+    columns = ("ms", "fastest_ms", "first_ms")
     for shape, v in results["shapes"].items():
         rows = []
-        for name, ms in v["ms"].items():
-            if name == "binning" or name.startswith("product"):
-                continue
+        for name in (name for name in v["ms"] if name not in ("product", "binning")):
             both = name in (NOTEBOOK, OURS, TORCH)
             base = v["ms"][NOTEBOOK if both else "notebook, one measure"]
-            ratio = v["ratio"] if name == OURS else base / ms
+            ratio = v["ratio"] if name == OURS else base / v["ms"][name]
             mib = number(max(0, v["mib"][name])) if name in v["mib"] else ""
-            of_calls = [number(v[key][name]) for key in ("ms", "fastest_ms", "first_ms")]
-            rows.append([t.get(name, name), t["both" if both else "one"], *of_calls, number(ratio), mib])
-        for label, name in ((t["product"], v["product"]), (t["binning"], "binning")):
-            rows.append([label, "", *(number(v[key][name]) for key in ("ms", "fastest_ms", "first_ms")), "", ""])
-        limits = [number(limit(v, key)) for key in ("ms", "fastest_ms", "first_ms")]
-        rows.append([f"**{t['limit']}**", t["both"], *limits, number(v["ms"][NOTEBOOK] / limit(v, "ms")), ""])
+            times = [number(v[key][name]) for key in columns]
+            rows.append([t.get(name, name), t["both" if both else "one"], *times, number(ratio), mib])
+        for name in ("product", "binning"):
+            rows.append([t[name], "", *(number(v[key][name]) for key in columns), "", ""])
+        best = v["ms"][NOTEBOOK] / limit(v, "ms")
+        limits = [number(limit(v, key)) for key in columns]
+        rows.append([f"**{t['limit']}**", t["both"], *limits, number(best), ""])
         span = " / ".join(number(r) for r in v["ratio_range"])
         header = [t["method"], t["measures"], t["ms"], t["fastest"], t["first"], t["times"], t["mib"]]
         parts.append(f"### {shape}\n\n{table(header, rows)}\n\n{t['rounds'].format(v['rounds'], span)}")
+    names = (NOTEBOOK, TORCH, OURS)
     rows = [
-        [shape, *(number(v["ms"][name]) for name in (NOTEBOOK, TORCH, OURS)), number(v["ms"][NOTEBOOK] / v["ms"][OURS])]
+        [shape, *(number(v["ms"][name]) for name in names), number(v["ms"][NOTEBOOK] / v["ms"][OURS])]
         for shape, v in results["layers"].items()
     ]
-    parts.append(
-        table([t["layers"], *(f"{t.get(name, name)}, ms" for name in (NOTEBOOK, TORCH, OURS)), t["times"]], rows)
-    )
-    return decimals("\n\n".join(parts), language)
+    parts.append(table([t["layers"], *(f"{t.get(name, name)}, ms" for name in names), t["times"]], rows))
+    return "\n\n".join(parts)
 
 
 def growth(results, language):
@@ -332,34 +280,54 @@ def growth(results, language):
             rows.append(row)
         header = [t["shape"], f"numba, {t['ms']}", t["pair"], f"torch, {t['ms']}", t["pair"]]
         parts.append(f"### {t['growth'].format(name).capitalize()}\n\n{table(header, rows)}")
-    return decimals("\n\n".join(parts), language)
+    return "\n\n".join(parts)
 
 
-SECTIONS = {"goals": goals, "machine": machine, "comparison": comparison, "growth": growth}
+def gpu(found, language):
+    """What tools/prove_gpu.py found, as it wrote it into gpu.json; None: it has not run."""
+    t = TEXT[language]["gpu"]
+    if found is None or found.get("error"):  # it broke off: no proof
+        return t["none"]
+    rows, kernels = [], ("triton", "torch")
+    for row in found["shapes"]:
+        cells = [row["model"], " x ".join(map(str, row["shape"])), *(number(row["ms"][name]) for name in kernels)]
+        cells += [number(row["limit_ms"]), t[row["bound"]], f"{100 * row['limit_ms'] / row['ms']['triton']:.0f}%"]
+        rows.append(cells + [number(row["mib"][name]) for name in kernels])
+    lines = [t["machine"].format(**found["machine"] | {"versions": versions(found["machine"])})]
+    lines += [t["tests"].format(**found["tests"])]
+    lines += [t["oracle"].format(kernel=kernel, **values) for kernel, values in found["oracle"].items()]
+    lines.append(t["proof"].format(proof=found["proof"] or t["proved"]))
+    return "\n".join([decimals(table(t["header"], rows), language), "", *(f"- {line}" for line in lines)])
 
 
 def between(text, name, new):
     """The page `text` with what stands between the markers of `name` replaced."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, rest = text.split(begin)
-    return before + begin + "\n" + new + "\n" + end + rest.split(end)[1]
+    (before, _), (_, after) = text.split(begin), text.split(end)
+    return f"{before}{begin}\n{new}\n{end}{after}"
 
 
-def page(text, results, language):
-    """The page with its tables made anew."""
-    for name, make in SECTIONS.items():
-        text = between(text, name, make(results, language))
-    return text
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def write(page, pages, results):
-    """Every page made anew by `page` out of the stored results; pages: {language: path}."""
-    results = json.loads(results.read_text(encoding="utf-8"))
-    for language, path in pages.items():
-        path.write_text(page(path.read_text(encoding="utf-8"), results, language), encoding="utf-8")
+def page(text, results, language, on_gpu=None):
+    """The page with its tables made anew; `on_gpu`: what tools/prove_gpu.py wrote, or None."""
+    text = between(text, "machine", machine(results, language))
+    for make in (goals, comparison, growth):
+        text = between(text, make.__name__, decimals(make(results, language), language))
+    return between(text, "gpu", gpu(on_gpu, language))
+
+
+def write():
+    for language, path in PAGES.items():
+        path.write_text(page(path.read_text(encoding="utf-8"), read(RESULTS), language, read(GPU)), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["measure"], ["write"]):
+    if sys.argv[1:2] == ["peak"]:
+        peak(sys.argv[2], *map(int, sys.argv[3:]))
+    elif sys.argv[1:] not in (["measure"], ["write"]):
         sys.exit(__doc__)
-    measure() if sys.argv[1] == "measure" else write(page, PAGES, RESULTS)
+    else:
+        measure() if sys.argv[1] == "measure" else write()

@@ -9,29 +9,27 @@ every stored notebook; their links, written for the repository, are turned into 
 
 import argparse
 import base64
+import functools
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
 from bs4 import BeautifulSoup
 
-from tools.course import on_colab, read_address
+from tools.course import LANGUAGES, ROOT, on_colab, read_address
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-LANGUAGES = ("vi", "en")
-# The navigation: a caption in both languages, and what stands under it.  The notebooks come first; a page that
-# is not named here comes last.
+# The navigation: a caption in both languages, and what stands under it.  The notebooks come first; Sphinx
+# names a page that does not stand here.
 NAVIGATION = (
     ("Giảng dạy", "Teaching", ("teaching", "classroom")),
     ("Số đo", "Measurements", ("performance", "scale")),
-    ("Tra cứu", "Reference", ("source", "glossary", "references", "api", "contributing")),
+    ("Tra cứu", "Reference", ("source", "glossary", "references", "api", "contributing", "gpt2")),
 )
 # Folded cells by tag: what to click on, closed and open.
 FOLDED = {
@@ -40,11 +38,9 @@ FOLDED = {
 }
 WIDE = 600  # pixels: a figure with several panels
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
+MODULES = re.compile(r"^<!-- modules: (.*) -->$", re.MULTILINE)
+MODULE = "### {0}\n\n```{{eval-rst}}\n.. automodule:: {0}\n```\n"
 LINK = re.compile(r"\]\(([^()\s]+)\)")
-
-
-class SiteError(Exception):
-    """Something in the repository cannot become a site; the message says what to do."""
 
 
 def find_pages():
@@ -58,55 +54,56 @@ def find_pages():
         pages[language] |= {path: path.stem for path in notebooks}
     alone = set(pages["vi"].values()) ^ set(pages["en"].values())
     if alone:
-        raise SiteError(
-            f"in one language only: {', '.join(sorted(alone))}. A page needs docs/NAME.md and docs/NAME.vi.md, "
-            "a notebook one file in notebooks/vi and one in notebooks/en (make build)"
-        )
+        raise ValueError(f"in one language only: {', '.join(sorted(alone))}; write the other one (make build)")
     return pages
 
 
 def relink(text, page, language, pages, tree):
     """Markdown of the file `page` with its links into the repository turned into links of the site."""
-
-    def link(match):
-        target, _, anchor = match[1].partition("#")
-        path = (page.parent / unquote(target)).resolve()
-        if not target or ":" in target or not path.exists() or not path.is_relative_to(ROOT):
-            return match[0]
-        place = path.relative_to(ROOT).as_posix()
-        if path in pages[language]:
-            return f"]({pages[language][path]}{path.suffix}{'#' * bool(anchor)}{anchor})"
-        for other in LANGUAGES:
-            if path in pages[other]:
-                return f"](site:{other}/{pages[other][path]}.html)"
-        if path.is_dir() or path.name.startswith("README"):
-            return f"](repo:{place})"
-        copy = tree / "files" / place  # a picture, or a file to download
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
-        return f"](files/{place})"
-
+    link = functools.partial(on_the_site, page=page, language=language, pages=pages, tree=tree)
     parts = CODE.split(text)
-    parts[::2] = [LINK.sub(link, part) for part in parts[::2]]
+    parts[::2] = [LINK.sub(lambda match: f"]({link(match[1])})", part) for part in parts[::2]]
     return "".join(parts)
 
 
+def on_the_site(address, page, language, pages, tree):
+    """What stands on the site for an address in the file `page`; a file that is no page is copied into `tree`."""
+    target, hash_, anchor = address.partition("#")
+    path = (page.parent / unquote(target)).resolve()
+    if not target or ":" in target or not path.exists() or not path.is_relative_to(ROOT):
+        return address
+    place = path.relative_to(ROOT).as_posix()
+    if path in pages[language]:
+        return f"{pages[language][path]}{path.suffix}{hash_}{anchor}"
+    for other in LANGUAGES:
+        if path in pages[other]:
+            return f"site:{other}/{pages[other][path]}.html"
+    if path.is_dir() or path.name.startswith("README"):
+        return f"repo:{place}"
+    copy = tree / "files" / place  # a picture, or a file to download
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, copy)
+    return f"files/{place}"
+
+
 def page_text(path, language):
-    """Text of a page without the line that links to the other language: the site has a switch of its own."""
+    """Text of a page with its docstrings, without the line that links to the other language: the site has a switch."""
     lines = path.read_text(encoding="utf-8").splitlines()
     stem = path.name.removesuffix(".md").removesuffix(".vi")
     if len(lines) > 2 and f"({stem}.{'vi.' * (language == 'en')}md)" in lines[2]:
         del lines[2]
-    return "\n".join(lines) + "\n"
+    return MODULES.sub(
+        lambda found: "\n".join(MODULE.format(name) for name in found[1].split()), "\n".join(lines) + "\n"
+    )
 
 
-def notebook_for_the_site(path, language, relinked):
+def notebook_for_the_site(path, language, **where):
     """A stored notebook without its lines of links (the site has its own), solutions and set-up folded."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not cell.id.startswith("links-")]
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = relinked(cell.source)
+            cell.source = relink(cell.source, path, language, **where)
             continue
         tags = cell.metadata.get("tags", [])
         settings = {}
@@ -129,17 +126,10 @@ def width(png):
 def contents(language, pages):
     """The table of contents at the end of the first page; the navigation is made of it."""
     notebooks = [name for path, name in pages[language].items() if path.suffix == ".ipynb"]
-    known = {name for *_, names in NAVIGATION for name in names}
-    rest = [name for name in pages[language].values() if name not in {"index", *notebooks} | known]
-    groups = [("Các bài", "Notebooks", notebooks), *NAVIGATION[:-1]]
-    groups.append((*NAVIGATION[-1][:2], [*NAVIGATION[-1][2], *rest]))
-    text = ""
-    for vi, en, names in groups:
-        there = [name for name in names if name in pages[language].values()]
-        if there:
-            text += f"\n```{{toctree}}\n:hidden:\n:caption: {vi if language == 'vi' else en}\n\n"
-            text += "\n".join(there) + "\n```\n"
-    return text
+    return "".join(
+        f"\n```{{toctree}}\n:hidden:\n:caption: {vi if language == 'vi' else en}\n\n" + "\n".join(names) + "\n```\n"
+        for vi, en, names in (("Các bài", "Notebooks", notebooks), *NAVIGATION)
+    )
 
 
 def assemble(language, pages, tree):
@@ -147,17 +137,13 @@ def assemble(language, pages, tree):
     tree.mkdir(parents=True)
     shutil.copytree(HERE / "locale", tree / "locale")
     for path, name in pages[language].items():
-
-        def relinked(text, path=path):
-            return relink(text, path, language, pages, tree)
-
         if path.suffix == ".ipynb":
-            nbformat.write(notebook_for_the_site(path, language, relinked), tree / f"{name}.ipynb")
-            continue
-        text = relinked(page_text(path, language))
-        if name == "index":
-            text += contents(language, pages)
-        (tree / f"{name}.md").write_text(text, encoding="utf-8")
+            notebook = notebook_for_the_site(path, language, pages=pages, tree=tree)
+            nbformat.write(notebook, tree / f"{name}.ipynb")
+        else:
+            text = relink(page_text(path, language), path, language, pages, tree)
+            text += contents(language, pages) if name == "index" else ""
+            (tree / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def index_for_search(folder):
@@ -182,10 +168,7 @@ def index_for_search(folder):
 
 def where_published():
     """Sphinx's options for what templates/page.html and extension.py link to; empty while [tool.qkv] has no address."""
-    try:
-        address = read_address()
-    except ValueError as error:
-        raise SiteError(str(error)) from None
+    address = read_address()
     known = {kind: f"{address.repository}/{kind}/{address.branch}" for kind in ("tree", "blob")}
     known["colab"] = on_colab(address, "")
     return [f"-A{name}={value if address.repository else ''}" for name, value in known.items()]
@@ -194,7 +177,7 @@ def where_published():
 def build(folder):
     """Write the site into `folder`; what was there before is removed."""
     if folder.exists() and any(folder.iterdir()) and not (folder / "vi").is_dir():
-        raise SiteError(f"{folder} holds something else than a site: name an empty folder")
+        raise ValueError(f"{folder} holds something else than a site: name an empty folder")
     pages, published = find_pages(), where_published()
     with tempfile.TemporaryDirectory() as temporary:
         builds = {}
@@ -203,10 +186,10 @@ def build(folder):
             assemble(language, pages, here / "pages")
             options = ["-q", "-W", "--keep-going", "-c", HERE, "-t", language, "-d", here / "doctrees", *published]
             command = [sys.executable, "-m", "sphinx", "-b", "html", *options, here / "pages", here / "html"]
-            builds[language] = subprocess.Popen(command)
+            builds[language] = subprocess.Popen(command, cwd=ROOT)  # where `helpers` and `tools` are
         failed = [language for language, process in builds.items() if process.wait()]
         if failed:
-            raise SiteError(f"Sphinx found something wrong ({', '.join(failed)}): see the warnings above")
+            raise ValueError(f"Sphinx found something wrong ({', '.join(failed)}): see the warnings above")
         shutil.rmtree(folder, ignore_errors=True)
         for language in LANGUAGES:
             shutil.copytree(Path(temporary) / language / "html", folder / language)
@@ -222,13 +205,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "site")
     folder = parser.parse_args().folder
-    start = time.monotonic()
     try:
         build(folder)
-    except SiteError as error:
+    except ValueError as error:
         sys.exit(str(error))
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{folder}: {size / 1e6:.1f} MB in {time.monotonic() - start:.0f} s")
     print(f"look at it:  {Path(sys.executable).name} -m http.server -d {folder} --bind 127.0.0.1 8000")
 
 

@@ -1,19 +1,15 @@
 """Sphinx configuration of both languages; `build.py` assembles the pages and passes `-t vi` or `-t en`."""
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT)]
-
+ROOT = Path(__file__).resolve().parents[2]
 vi = tags.has("vi")  # noqa: F821 - Sphinx puts `tags` there
 language = "vi" if vi else "en"
 project = "Độ tương đồng trong Q, K, V" if vi else "Similarity in Q, K and V"
 html_title = project
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "extension"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "tools.site.extension"]
 exclude_patterns = ["files"]
 locale_dirs = ["locale"]  # the theme's own words in Vietnamese, beside the assembled pages
 default_role = "code"

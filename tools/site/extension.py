@@ -8,46 +8,27 @@ from docutils import nodes
 def plain_docstring(app, what, name, obj, options, lines):
     """Make reStructuredText of a docstring that is plain text with `code`, lists and indented examples."""
     # A first line that shows as nothing keeps napoleon from reading "words: more words" of an attribute as its type.
-    result, literal, doctest = ["\\"] * (what in ("attribute", "data", "property")), None, False
+    result = ["\\"] * (what in ("attribute", "data", "property"))
+    margin, item, example, doctest = 0, 0, False, False  # item: column of the text of a list item
     for line in lines:
-        text, indent = line.lstrip(), _indent(line)
-        if literal is not None and text and indent < literal:
-            literal = None
-            result += [""] * bool(result[-1].strip())
+        text, indent = line.lstrip(), len(line) - len(line.lstrip())
         doctest = bool(text) and (doctest or text.startswith(">>>"))
-        if not text or doctest or literal is not None:
+        if not text or doctest:
+            item = 0
             result.append(line)
             continue
-        above = next((known for known in reversed(result) if known.strip()), "")
-        apart = bool(result) and not result[-1].strip()
-        if above and indent >= _indent(above) + 4 and (apart or what == "module"):  # an example
-            literal = indent
-            result += ["", " " * _indent(above) + "::", "", line]
+        if indent >= margin + 4 and (example or result and (what == "module" or not result[-1].strip())):
+            result += [line] if example else ["", " " * margin + "::", "", line]
+            example = True
             continue
-        item = 0 if apart else _item(result)  # column of the text of the list item that this line follows
-        if (
-            result
-            and result[-1] != "\\"
-            and not apart
-            and (item and indent < item if not text.startswith("- ") else not item)
-        ):
-            result.append("")
+        begins = text.startswith("- ")
+        if example or (not item if begins else indent < item):
+            result += [""] * (result not in ([], ["\\"]) and bool(result[-1].strip()))
+            item = 0
+        item = indent + 2 if begins else item
+        margin, example = indent, False
         result.append(" " * indent + _escaped(text))
     lines[:] = result
-
-
-def _indent(line):
-    return len(line) - len(line.lstrip())
-
-
-def _item(lines):
-    """Column of the text of the list item that `lines` end in, or 0."""
-    for line in reversed(lines):
-        if not line.strip():
-            return 0
-        if line.lstrip().startswith("- "):
-            return _indent(line) + 2
-    return 0
 
 
 def _escaped(text):

@@ -1,14 +1,14 @@
 """Histograms of similarities."""
 
-import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 import torch
 
-from helpers.baselines import null_density
-from helpers.masks import BLOCKS
-from helpers.statistics import null_shares, smile_index
+from helpers.baselines import null_density, null_shares
+from helpers.masks import BLOCKS, MEASURES
+from helpers.statistics import smile_index
 from helpers.teaching.labels import label
-from helpers.teaching.plots.style import BASELINE, COLOURS, LINES, densities, styled
+from helpers.teaching.plots.style import COLOURS, FILLED, LINES, finish, name_panel, panel_grid, similarity_axis, styled
 
 
 @styled
@@ -26,63 +26,27 @@ def plot_blocks(target, *, blocks=("QQ", "KK", "VV"), layers=None, control=None,
     Returns:
         The matplotlib figure.
     """
-    batched = target[blocks[0]].counts.ndim == 2
+    counts = target[blocks[0]].counts
     if layers is None:
-        layers = range(len(target[blocks[0]].counts)) if batched else [None]
-    n_row = len(layers)
-    figure, axes = plt.subplots(
-        n_row,
-        len(blocks),
-        figsize=(3.2 * len(blocks), 0.8 + 2.1 * n_row),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    edges = target.edges.numpy(force=True)
-    for row, layer in enumerate(layers):
-        for block, axis in zip(blocks, axes[row]):
-
-            def density(histograms, block=block, layer=layer):
-                values = densities(histograms[block]).numpy(force=True)
-                return values if layer is None else values[layer]
-
-            if np.isnan(density(target)).any():
-                axis.text(0.5, 0.5, label("no_pairs"), transform=axis.transAxes, ha="center", va="center", fontsize=9)
-            else:
-                axis.stairs(density(target), edges, fill=True, color=COLOURS[block], alpha=0.55, label=label("target"))
-            if control is not None:
-                axis.stairs(density(control), edges, color="black", lw=1.1, label=label("control"))
-            if baseline is not None:
-                axis.stairs(density(baseline), edges, color=BASELINE, lw=1.8, ls="--", label=label("baseline"))
-            if null:
-                s = (edges[1:] + edges[:-1]) / 2
-                axis.plot(
-                    s,
-                    null_density(s, target.n_samples, target.measure),
-                    color="black",
-                    lw=1,
-                    ls=":",
-                    label=label("null"),
-                )
-            if row == 0:
-                axis.set_title(block, color=COLOURS[block], fontweight="bold")
-        where = "" if layer is None else f"{label('layer')} {layer}\n"
-        axes[row, 0].set_ylabel(f"{where}{label('density')}")
-    axes[0, 0].set(xlim=(-1.03, 1.03))  # room for the outer bins
-    axes[0, 0].set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
-    for axis in axes[-1]:
-        axis.set_xlabel(label(target.measure))
-    handles, names = axes[-1, -1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4)
-    figure.suptitle(f"{title + ' · ' if title else ''}n = {target.n_samples} {label('sentences')}", fontsize=11)
-    return figure
+        layers = range(len(counts)) if counts.ndim == 2 else [...]
+    n_rows = len(layers)
+    figure, axes = panel_grid(n_rows, len(blocks), 3.2 * len(blocks), 0.8 + 2.1 * n_rows)
+    given = {"target": target, "control": control, "baseline": baseline}
+    for layer, row in zip(layers, axes, strict=True):
+        for block, axis in zip(blocks, row, strict=True):
+            counts = {label(name): h and h[block].counts[layer] for name, h in given.items()}
+            _draw(axis, block, counts, (target.measure, target.n_samples) if null else None)
+        where = "" if layer is ... else f"{label('layer')} {layer}\n"
+        row[0].set_ylabel(f"{where}{label('density')}")
+    for block, top, bottom in zip(blocks, axes[0], axes[-1], strict=True):
+        name_panel(top, block)
+        bottom.set_xlabel(label(target.measure))
+    axes[0, 0].set_ylim(bottom=0)
+    return finish(figure, axes[-1, -1], 4, title, target.n_samples)
 
 
 @styled
-def plot_conditions(
-    conditions, *, measures=("cosine", "correlation"), blocks=("QQ", "KK", "VV"), null=True, title=None
-):
+def plot_conditions(conditions, *, measures=MEASURES, blocks=("QQ", "KK", "VV"), null=True, title=None):
     """One layer under several conditions: a row for each measure, a column for each block.
 
     Args:
@@ -92,45 +56,41 @@ def plot_conditions(
         null: draw the exact null density for the number of tokens of the first condition.
         title: above the figure; the number of sentences is added.
     """
-    first = next(iter(conditions.values()))
-    figure, axes = plt.subplots(
-        len(measures),
-        len(blocks),
-        figsize=(3.2 * len(blocks), 1.2 + 2.2 * len(measures)),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
-    for row, measure in enumerate(measures):
-        edges = first[measure].edges.numpy(force=True)
-        for block, axis in zip(blocks, axes[row]):
-            for number, (name, result) in enumerate(conditions.items()):
-                density = densities(result[measure][block]).numpy(force=True)
-                if number == 0 and np.isnan(density).any():
-                    axis.text(0.5, 0.5, label("no_pairs"), transform=axis.transAxes, ha="center", fontsize=9)
-                elif number == 0:
-                    axis.stairs(density, edges, fill=True, color=COLOURS[block], alpha=0.55, label=name)
-                else:
-                    colour, line = LINES[(number - 1) % len(LINES)]
-                    axis.stairs(density, edges, color=colour, ls=line, lw=1.4, label=name)
-            if null:
-                s = (edges[1:] + edges[:-1]) / 2
-                density = null_density(s, first[measure].n_samples, measure)
-                axis.plot(s, density, color="black", lw=1, ls=":", label=label("null"))
+    n = next(iter(conditions.values()))[measures[0]].n_samples
+    figure, axes = panel_grid(len(measures), len(blocks), 3.2 * len(blocks), 1.2 + 2.2 * len(measures), sharey="row")
+    for measure, row in zip(measures, axes, strict=True):
+        for block, axis in zip(blocks, row, strict=True):
+            axis.tick_params(labelbottom=True)
+            counts = {name: result[measure][block].counts for name, result in conditions.items()}
+            _draw(axis, block, counts, (measure, n) if null else None)
+            name_panel(axis, block)
             axis.set_xlabel(label(measure))
-            axis.set_title(block, color=COLOURS[block], fontweight="bold")
-        axes[row, 0].set_ylabel(label("density"))
-    axes[0, 0].set(xlim=(-1.03, 1.03))
-    axes[0, 0].set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
-    for axis in axes.flat:
-        axis.tick_params(labelbottom=True)
-    handles, names = axes[-1, -1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3)
-    figure.suptitle(
-        f"{title + ' · ' if title else ''}n = {first[measures[0]].n_samples} {label('sentences')}", fontsize=11
-    )
-    return figure
+        row[0].set(ylabel=label("density"), ylim=(0, None))
+    return finish(figure, axes[-1, -1], 3, title, n)
+
+
+def _draw(axis, block, counts, null):
+    """One panel.
+
+    Args:
+        counts: {name: counts `[bins]` of equal bins from -1 to 1, or None}; the first is filled, the others are lines.
+        null: measure and number of samples of the null density, or None.
+    """
+    bins = len(next(iter(counts.values())))
+    middles = (2 * np.arange(bins) + 1) / bins - 1
+    options = {"x": middles, "bins": bins, "binrange": (-1, 1), "stat": "density", "element": "step", "ax": axis}
+    for (name, weights), look in zip(counts.items(), ({"color": COLOURS[block], **FILLED}, *LINES * len(counts))):
+        if weights is None:
+            continue
+        if weights.any():
+            sns.histplot(weights=weights.numpy(force=True), label=name, **{**options, "fill": False, **look})
+        elif "fill" in look:
+            centre = {"ha": "center", "va": "center", "transform": axis.transAxes}
+            axis.text(0.5, 0.5, label("no_pairs"), backgroundcolor="white", fontsize=9, **centre)
+    if null:
+        density = null_density(middles, null[1], null[0])
+        axis.plot(middles, density, color="black", lw=1, ls=":", label=label("null"))
+    similarity_axis(axis)
 
 
 @styled
@@ -144,33 +104,26 @@ def plot_one_curve(cosines, correlations, title=None):
         cosines, correlations: lists of (block, number `[layer]`, `BlockHistogram` with counts `[layer, bins]`).
         title: above the figure.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    figure, axes = panel_grid(1, 2, 10, 4, sharex=False)
     share, size = np.linspace(0.14, 0.99, 200), np.geomspace(2.1, 60, 200)
     for axis, measure, rows, x, n in (
-        (axes[0], "cosine", cosines, share, 1 / share**2),
-        (axes[1], "correlation", correlations, size, size),
+        (axes[0, 0], "cosine", cosines, share, 1 / share**2),
+        (axes[0, 1], "correlation", correlations, size, size),
     ):
-        for block in BLOCKS:
-            found = [(at, smile_index(h)) for name, at, h in rows if name == block]
-            if found:
-                at, s = (torch.cat(part).numpy(force=True) for part in zip(*found))
-                axis.plot(at, s, ".", ms=5, color=COLOURS[block], label=block)
-        edges = rows[0][2].edges.cpu()
-        middle = (edges[1:] + edges[:-1]).abs() / 2
+        names = [name for name, at, _ in rows for _ in at]
+        pairs = zip(*((at, smile_index(h)) for _, at, h in rows))
+        at, s = (torch.cat(part).numpy(force=True) for part in pairs)
+        order = [block for block in BLOCKS if block in names]
+        sns.scatterplot(x=at, y=s, hue=names, hue_order=order, palette=COLOURS, s=20, lw=0, ax=axis)
+        middle, edges = rows[0][2].centers.abs().cpu(), rows[0][2].edges.cpu()
         null = torch.stack([null_shares(k, measure, edges) for k in n])  # [point, bin]
         s = null[:, middle > 0.8].sum(-1) - null[:, middle < 0.2].sum(-1)
         axis.plot(x, s, color="black", lw=1.2, label=label("null"))
         axis.axhline(0, color="black", lw=0.5)
-        axis.axvline(3**-0.5 if measure == "cosine" else 4, color=BASELINE, lw=0.8, ls="--")  # the null is uniform
+        axis.axvline(3**-0.5 if measure == "cosine" else 4, color="0.6", lw=0.8, ls="--")  # the null is uniform
         axis.set_title(label(measure))
-    axes[0].set(xlim=(0, 1), ylim=(-1.05, 1.05))
-    axes[0].set_xlabel(label("offset_energy"))
-    axes[1].set(xscale="log", xlim=(2, 60))
-    axes[1].set_xticks([2, 3, 4, 5, 10, 20, 50], ["2", "3", "4", "5", "10", "20", "50"])
-    axes[1].minorticks_off()
-    axes[1].set_xlabel(label("effective_n"))
-    axes[0].set_ylabel(label("smile_index"))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, markerscale=2)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+    axes[0, 0].set(xlim=(0, 1), ylim=(-1.05, 1.05), xlabel=label("offset_energy"), ylabel=label("smile_index"))
+    axes[0, 1].set(xscale="log", xlim=(2, 60), xlabel=label("effective_n"))
+    axes[0, 1].set_xticks([2, 3, 4, 5, 10, 20, 50], ["2", "3", "4", "5", "10", "20", "50"])
+    axes[0, 1].minorticks_off()
+    return finish(figure, axes[0, 0], 7, title)

@@ -1,14 +1,22 @@
-"""Figures over layers and heads."""
+"""Figures over layers and heads.
+
+Heat maps in many panels are images: `sns.heatmap` draws the whole figure anew for each of them.
+"""
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
+from matplotlib.colors import LogNorm
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from helpers.masks import BLOCKS
 from helpers.teaching.labels import label
-from helpers.teaching.plots.style import BASELINE, COLOURS, DENSITY, densities, styled
+from helpers.teaching.plots.style import BASELINE, COLOURS, densities, finish, name_panel, panel_grid, styled, to_numpy
+
+DENSITY = LogNorm(0.05, 5)
+"""The colour scale of every heat map of densities: its middle is 0.5, the density of a uniform distribution."""
+
+IMAGE = {"aspect": "auto", "interpolation": "nearest"}
 
 
 @styled
@@ -21,34 +29,24 @@ def plot_relative_depth(panels, ylabel, *, title=None):
         ylabel: key of the quantity in the labels.
         title: above the figure.
     """
-    figure, axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(max(2.9 * len(panels), 7), 3.4),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, (panel, curves) in zip(axes[0], panels.items()):
-        colour = COLOURS.get(panel, COLOURS["Q"])
-        styles = (
-            {"color": colour, "lw": 2, "marker": ".", "ms": 5},
-            {"color": "black", "ls": "--", "marker": "o", "ms": 4},
-        )
-        for (name, values), style in zip(curves.items(), styles):
-            values = torch.as_tensor(values).numpy(force=True)
-            axis.plot(np.linspace(0, 1, len(values)), values, **style, label=name)
+    figure, axes = panel_grid(1, len(panels), max(2.9 * len(panels), 7), 3.4)
+    looks = {"lw": 2, "marker": ".", "ms": 5}, {"color": "black", "ls": "--", "marker": "o", "ms": 4}
+    _curves(axes, panels, looks, lambda n: np.linspace(0, 1, n))
+    for axis in axes[0]:
         axis.axhline(0, color="black", lw=0.6)
-        axis.set_title(panel, color=colour, fontweight="bold")
         axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axis.set_xlabel(label("relative_depth"))
     axes[0, 0].set_ylabel(label(ylabel))
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+    return finish(figure, axes[0, 0], 2, title)
+
+
+def _curves(axes, panels, looks, places):
+    """The curves of every panel, with a gap at NaN (which `sns.lineplot` would bridge); `places(n)` are their x."""
+    for axis, (name, curves) in zip(axes.flat, panels.items()):
+        colour = COLOURS.get(name, COLOURS["Q"])
+        for (key, values), look in zip(curves.items(), looks):
+            axis.plot(places(len(values)), to_numpy(values), **{"color": colour, **look}, label=label(key))
+        name_panel(axis, name)
 
 
 @styled
@@ -63,48 +61,31 @@ def plot_layer_histograms(target, control=None, *, title=None):
         title: above the figure; the number of sentences is added.
     """
     rows = {"target": target} if control is None else {"target": target, "control": control}
-    figure, axes = plt.subplots(
-        len(rows),
-        len(BLOCKS),
-        figsize=(9.6, 0.9 + 2.2 * len(rows)),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    figure, axes = panel_grid(len(rows), len(BLOCKS), 9.6, 0.9 + 2.2 * len(rows))
     colours = plt.get_cmap("PuOr_r", 12).with_extremes(bad="0.8")  # grey: no density
     empty = False
-    for panels, (name, histograms) in zip(axes, rows.items()):
-        for axis, (block, histogram) in zip(panels, histograms.items()):
+    for row, (name, histograms) in zip(axes, rows.items(), strict=True):
+        for axis, (block, histogram) in zip(row, histograms.items(), strict=True):
             values = densities(histogram)  # [layer, bins]
             if values.shape[-1] % 2 == 0:  # a panel is about as many pixels wide as there are bins
                 values = values.unflatten(-1, (-1, 2)).mean(dim=-1)  # [layer, bins / 2]
-            values = values.numpy(force=True)
+            values = to_numpy(values)
             empty |= bool(np.isnan(values).any())
-            image = axis.imshow(
-                np.maximum(values, DENSITY.vmin / 2),  # an empty bin has no logarithm: draw it as the lowest colour
-                norm=DENSITY,
-                cmap=colours,
-                extent=(-1, 1, len(values) - 0.5, -0.5),
-                aspect="auto",
-                interpolation="nearest",
-            )
+            values = np.maximum(values, DENSITY.vmin / 2)  # an empty bin has no logarithm: draw it as the lowest colour
+            image = axis.imshow(values, norm=DENSITY, cmap=colours, extent=(-1, 1, len(values) - 0.5, -0.5), **IMAGE)
             if name == "target":
-                axis.set_title(block, color=COLOURS[block], fontweight="bold")
-        panels[0].set_ylabel(f"{label(name)}\n{label('layer')}")
+                name_panel(axis, block)
+        row[0].set_ylabel(f"{label(name)}\n{label('layer')}")
     axes[0, 0].set_xticks([-1, 0, 1], ["−1", "0", "1"])
     axes[0, 0].yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supxlabel(label(target.measure), fontsize=10)
     for axis in axes[-1]:
         axis.set_xlabel("s")
-    bar = figure.colorbar(image, ax=axes, label=label("density"), extend="both", aspect=30)
-    ticks = [0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-    bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
-    bar.minorticks_off()
+    ticks = {"ticks": [0.05, 0.1, 0.2, 0.5, 1, 2, 5], "format": "{x:g}"}
+    figure.colorbar(image, ax=axes, label=label("density"), extend="both", aspect=30, **ticks).minorticks_off()
     if empty:
-        figure.legend(handles=[Patch(color="0.8", label=label("no_pairs"))], loc="outside lower right")
-    figure.suptitle(f"{title + ' · ' if title else ''}n = {target.n_samples} {label('sentences')}", fontsize=11)
-    return figure
+        figure.legend(handles=[Patch(color="0.8", label=label("no_pairs"))], loc="outside lower right", frameon=False)
+    return finish(figure, title=title, n=target.n_samples)
 
 
 @styled
@@ -118,48 +99,24 @@ def plot_depth(panels, ylabel, *, log=False, title=None):
         log: logarithmic scale; a linear one shows the line at 0.
         title: above the figure.
     """
-    n_column = min(3, len(panels))
-    n_row = -(-len(panels) // n_column)
-    figure, axes = plt.subplots(
-        n_row,
-        n_column,
-        figsize=(max(2.7 * n_column, 7), 1.3 + 1.6 * n_row),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, (panel, curves) in zip(axes.flat, panels.items()):
-        colour = COLOURS.get(panel, COLOURS["Q"])
-        for (name, values), style in zip(
-            curves.items(),
-            (
-                {"color": colour, "lw": 2},
-                {"color": "black"},
-                {"color": BASELINE, "ls": "--"},
-            ),
-        ):
-            values = torch.as_tensor(values).numpy(force=True)
-            axis.plot(values, **style, label=label(name))
-        if not log:
-            axis.axhline(0, color="black", lw=0.6)
-        axis.set_title(label(panel), color=colour, fontweight="bold")
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure, axes = panel_grid(n_rows, n_columns, max(2.7 * n_columns, 7), 1.3 + 1.6 * n_rows)
+    _curves(axes, panels, ({"lw": 2}, {"color": "black"}, {"color": BASELINE, "ls": "--"}), range)
     if log:
         axes[0, 0].set_yscale("log")
-        axes[0, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes[0, 0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes[0, 0].yaxis.set_minor_formatter(NullFormatter())
+        ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": "{x:g}"}
+        axes[0, 0].yaxis.set(**ticks, minor_formatter=NullFormatter())
+    else:
+        for axis in axes.flat[: len(panels)]:
+            axis.axhline(0, color="black", lw=0.6)
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes[-1]:
         axis.set_xlabel(label("layer"))
     figure.supylabel(label(ylabel), fontsize=10)
     for axis in axes[:, 0]:
         axis.set_ylabel(" ")  # room beside the common label
-    handles, names = axes.flat[len(panels) - 1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+    return finish(figure, axes.flat[len(panels) - 1], 3, title)
 
 
 @styled
@@ -171,27 +128,16 @@ def plot_head_maps(values, name, *, title=None):
         name: key of the quantity in the labels.
         title: above the figure.
     """
-    figure, axes = plt.subplots(
-        1, len(values), figsize=(2.5 * len(values) + 0.8, 3.2), sharex=True, squeeze=False, layout="constrained"
-    )
-    for axis, (block, value) in zip(axes[0], values.items()):
-        image = axis.imshow(
-            torch.as_tensor(value).numpy(force=True).T,  # [head, layer]
-            cmap="RdBu_r",
-            vmin=-1,
-            vmax=1,
-            aspect="auto",
-            interpolation="nearest",
-        )
-        axis.set_title(block, color=COLOURS[block], fontweight="bold")
+    figure, axes = panel_grid(1, len(values), 2.5 * len(values) + 0.8, 3.2, sharey=False)
+    for axis, (block, value) in zip(axes[0], values.items(), strict=True):
+        image = axis.imshow(to_numpy(value).T, vmin=-1, vmax=1, cmap="RdBu_r", **IMAGE)  # [head, layer]
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        name_panel(axis, block)
         axis.set_xlabel(label("layer"))
     axes[0, 0].set_ylabel(label("head"))
     figure.colorbar(image, ax=axes, label=label(name))
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+    return finish(figure, title=title)
 
 
 @styled
@@ -205,36 +151,18 @@ def plot_heads(intervals, pooled, cuts, *, title=None):
             95th percentile.
         title: above the figure.
     """
-    figure, axes = plt.subplots(
-        1,
-        len(intervals),
-        figsize=(3.6 * len(intervals), 3.6),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-        width_ratios=[2 + len(interval.estimate) for interval in intervals.values()],
-    )
-    for axis, (block, interval) in zip(axes[0], intervals.items()):
-        estimate, low, high = (part.numpy(force=True) for part in interval[:3])
-        between = np.quantile(torch.as_tensor(cuts[block]).numpy(force=True), [0.05, 0.95])
+    widths = [2 + len(interval.estimate) for interval in intervals.values()]
+    figure, axes = panel_grid(1, len(intervals), 3.6 * len(intervals), 3.6, sharex=False, width_ratios=widths)
+    for axis, (block, interval) in zip(axes[0], intervals.items(), strict=True):
+        estimate, low, high = (to_numpy(part) for part in interval[:3])
+        between = np.quantile(to_numpy(cuts[block]), [0.05, 0.95])
         axis.axhspan(*between, color=BASELINE, alpha=0.3, lw=0, label=label("random_cut_band"))
         axis.axhline(float(pooled[block]), color="black", lw=1.2, ls="--", label=label("pooled"))
-        axis.errorbar(
-            range(len(estimate)),
-            estimate,
-            yerr=[estimate - low, high - estimate],
-            fmt="o",
-            color=COLOURS[block],
-            capsize=3,
-            label=label("head_interval"),
-        )
+        head, reach = range(len(estimate)), [estimate - low, high - estimate]
+        look = {"fmt": "o", "color": COLOURS[block], "capsize": 3, "label": label("head_interval")}
+        axis.errorbar(head, estimate, yerr=reach, **look)
         axis.axhline(0, color="black", lw=0.6)
-        axis.set_xlim(-0.8, len(estimate) - 0.2)
-        axis.set_xticks(range(len(estimate)))
-        axis.set_xlabel(label("head"))
-        axis.set_title(block, color=COLOURS[block], fontweight="bold")
+        axis.set(xlim=(-0.8, len(estimate) - 0.2), xticks=head, xlabel=label("head"))
+        name_panel(axis, block)
     axes[0, 0].set_ylabel(label("smile_index"))
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+    return finish(figure, axes[0, 0], 3, title)

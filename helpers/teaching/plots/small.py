@@ -1,14 +1,16 @@
 """Figures of one matrix or one pair."""
 
-import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 import torch
 from matplotlib.colors import ListedColormap
 
-from helpers.masks import BLOCKS, matrix_mask
+from helpers.masks import BLOCKS, check_sizes, matrix_mask
 from helpers.settings import say
 from helpers.teaching.labels import label
-from helpers.teaching.plots.style import COLOURS, mark_parts, styled
+from helpers.teaching.plots.style import COLOURS, finish, mark_parts, panel_grid, styled, to_numpy
+
+MOST_CELLS = 400  # of a mask along one side; more than that are fewer than two pixels each
 
 
 @styled
@@ -20,48 +22,53 @@ def plot_attention(weights, tokens, titles, title=None):
         tokens: their texts, for the axes.
         titles: one per pattern.
     """
-    figure, axes = plt.subplots(
-        1, len(weights), figsize=(4.4 * len(weights) + 0.6, 4.2), sharey=True, squeeze=False, layout="constrained"
-    )
-    for axis, weight, name in zip(axes[0], weights, titles):
-        image = axis.imshow(torch.as_tensor(weight).numpy(force=True), cmap="viridis", vmin=0, vmax=1)
-        axis.set_xticks(range(len(tokens)), tokens, rotation=90)
-        axis.set_yticks(range(len(tokens)), tokens)
-        axis.set_xlabel(label("key_position"))
-        axis.set_title(name)
+    figure, axes = panel_grid(1, len(weights), 4.4 * len(weights) + 0.6, 4.2)
+    for axis, weight, name in zip(axes[0], weights, titles, strict=True):
+        look = {"vmin": 0, "vmax": 1, "cmap": "viridis", "cbar": False, "square": True}
+        sns.heatmap(to_numpy(weight), xticklabels=tokens, yticklabels=tokens, **look, ax=axis)
+        axis.set(title=name, xlabel=label("key_position"))
+        axis.tick_params("x", rotation=90)
+        axis.tick_params("y", rotation=0)
     axes[0, 0].set_ylabel(label("query_position"))
-    figure.colorbar(image, ax=axes, label=label("attention_weight"), shrink=0.8)
-    if title:
-        figure.suptitle(title, fontsize=11)
-    return figure
+    figure.colorbar(axes[0, 0].collections[0], ax=axes, label=label("attention_weight"), shrink=0.8)
+    return finish(figure, title=title)
+
+
+def draw_mask(axis, sizes):
+    """The coded mask as an image, one colour per block; of a large one evenly spaced cells.
+
+    Returns:
+        The image and the codes it shows, `[cell, cell]`.
+    """
+    n_features = sum(sizes)
+    kept = torch.linspace(0, n_features - 1, min(n_features, MOST_CELLS)).round().long()
+    shown = matrix_mask(sizes)[kept][:, kept]  # [cell, cell]
+    codes = torch.tensor([0, *sorted(BLOCKS.values())], dtype=torch.uint8)
+    index = torch.searchsorted(codes, shown).numpy()  # 0 for no block, then 1..6
+    colours = ListedColormap(["white", *(COLOURS[block] for block in sorted(BLOCKS, key=BLOCKS.get))])
+    look = {"vmin": -0.5, "vmax": 6.5, "interpolation": "nearest", "extent": (0, n_features, n_features, 0)}
+    image = axis.imshow(index, cmap=colours, **look)
+    mark_parts(axis, sizes)
+    return image, shown.numpy()
 
 
 @styled
 def plot_matrix_mask(sizes):
     """The coded mask as a picture, one colour per block; the lower triangle is left white."""
-    order = sorted(BLOCKS, key=BLOCKS.get)
-    codes = torch.tensor([0] + [BLOCKS[block] for block in order], dtype=torch.uint8)
-    index = torch.searchsorted(codes, matrix_mask(sizes))  # 0 for no block, then 1..6
-    colours = ListedColormap(["white"] + [COLOURS[block] for block in order])
-    figure, axis = plt.subplots(figsize=(5.4, 4.6), layout="constrained")
-    image = axis.imshow(index.numpy(), cmap=colours, vmin=-0.5, vmax=6.5, interpolation="nearest")
-    bar = figure.colorbar(image, ax=axis, ticks=range(7))
-    bar.ax.set_yticklabels(["0"] + [f"{BLOCKS[block]}  {block}" for block in order])
-    mark_parts(axis, sizes)
+    figure, ((axis,),) = panel_grid(1, 1, 5.4, 4.6)
+    bar = figure.colorbar(draw_mask(axis, check_sizes(sizes))[0], ax=axis, ticks=range(7))
+    bar.ax.set_yticklabels(["0", *(f"{BLOCKS[block]}  {block}" for block in sorted(BLOCKS, key=BLOCKS.get))])
     return figure
 
 
 @styled
 def plot_similarity(similarity, sizes, name, title=None):
     """A similarity matrix `[F, F]` as a picture from -1 to 1, cut where Q, K and V meet."""
-    figure, axis = plt.subplots(figsize=(5.4, 4.6), layout="constrained")
-    image = axis.imshow(
-        torch.as_tensor(similarity).numpy(force=True), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
-    )
-    figure.colorbar(image, ax=axis, label=label(name))
+    figure, ((axis,),) = panel_grid(1, 1, 5.4, 4.6)
+    look = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "cbar_kws": {"label": label(name)}, "square": True}
+    sns.heatmap(to_numpy(similarity), xticklabels=False, yticklabels=False, **look, ax=axis)
     mark_parts(axis, sizes)
-    if title:
-        axis.set_title(title, fontsize=10)
+    axis.set_title(title or "")
     return figure
 
 
@@ -72,18 +79,15 @@ def plot_feature_pair(x, y, title=None):
     Args:
         x, y: `[token]`, values of the two features.
     """
-    x, y = (torch.as_tensor(values).numpy(force=True) for values in (x, y))
-    figure, axis = plt.subplots(figsize=(5, 4.4), layout="constrained")
-    axis.plot(x, y, "o", color=COLOURS["QQ"], ms=5, label=label("sentence"))
+    x, y = to_numpy(x), to_numpy(y)
+    figure, ((axis,),) = panel_grid(1, 1, 5, 4.4)
+    sns.scatterplot(x=x, y=y, color=COLOURS["QQ"], s=30, label=label("sentence"), ax=axis)
     axis.plot(0, 0, "P", color="black", ms=9, label=say("gốc tọa độ", "origin"))
     axis.plot(x.mean(), y.mean(), "X", color=COLOURS["KK"], ms=10, label=label("mean"))
     axis.axhline(0, color="black", lw=0.6)
     axis.axvline(0, color="black", lw=0.6)
     far = 1.1 * max(np.abs(x).max(), np.abs(y).max())
-    axis.set(xlim=(-far, far), ylim=(-far, far), aspect="equal")
-    axis.set_xlabel(say("chiều thứ nhất", "first feature"))
-    axis.set_ylabel(say("chiều thứ hai", "second feature"))
-    axis.legend()
-    if title:
-        axis.set_title(title, fontsize=10)
+    axis.set(xlim=(-far, far), ylim=(-far, far), aspect="equal", title=title or "")
+    axis.set(xlabel=say("chiều thứ nhất", "first feature"), ylabel=say("chiều thứ hai", "second feature"))
+    axis.legend(frameon=False)
     return figure

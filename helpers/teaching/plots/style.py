@@ -1,37 +1,30 @@
-"""What all figures share: colours, fonts, axes."""
+"""What all figures share: colours, fonts, panels, ticks, legends."""
 
 import functools
 
 import matplotlib.pyplot as plt
 import seaborn as sns
-from matplotlib.colors import LogNorm
+import torch
 
 from helpers.masks import part_slices
 from helpers.teaching.labels import label
 
-COLOURS = {
-    "Q": "#0072B2",
-    "K": "#D55E00",
-    "V": "#009E73",
-    "QQ": "#0072B2",
-    "KK": "#D55E00",
-    "VV": "#009E73",
-    "QK": "#CC79A7",
-    "QV": "#56B4E9",
-    "KV": "#E69F00",
-}
+COLOURS = {"Q": "#0072B2", "K": "#D55E00", "V": "#009E73", "QK": "#CC79A7", "QV": "#56B4E9", "KV": "#E69F00"}
+COLOURS |= {2 * part: COLOURS[part] for part in "QKV"}
+"""Okabe and Ito's colours, which colour-blind readers tell apart."""
+
 BASELINE = "#999999"
-STYLE = {
-    **sns.axes_style("ticks"),
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "font.family": "DejaVu Sans",  # has every Vietnamese letter
-    "figure.dpi": 100,
-}
+FILLED = {"fill": True, "alpha": 0.55, "lw": 0}
+LINES = (
+    {"color": "black", "lw": 1.1},
+    {"color": BASELINE, "lw": 1.8, "ls": "--"},
+    {"color": "#882255", "lw": 1.4, "ls": "-."},
+    {"color": "#44AA99", "lw": 1.4, "ls": (0, (5, 1))},
+)
+"""Histograms: the first filled, in the colour of its block; the control, the baseline and others as lines over it."""
+
+# DejaVu Sans has every Vietnamese letter
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.family": "DejaVu Sans"}
 
 
 def styled(draw):
@@ -40,41 +33,62 @@ def styled(draw):
     @functools.wraps(draw)
     def styled(*args, **kwargs):
         # not plt.rc_context: on leaving, it would also switch off the notebook's interactive display
-        before = {name: plt.rcParams[name] for name in STYLE}
-        plt.rcParams.update(STYLE)
-        try:
+        with sns.axes_style("ticks", STYLE), sns.plotting_context("paper", font_scale=1.05):
             return draw(*args, **kwargs)
-        finally:
-            plt.rcParams.update(before)
 
     return styled
 
 
-LINES = (("black", "-"), (BASELINE, "--"), ("#882255", "-."), ("#44AA99", (0, (5, 1))))
+def to_numpy(values):
+    """Numbers, or a tensor on any device, as a NumPy array."""
+    return torch.as_tensor(values).numpy(force=True)
+
+
+def panel_grid(n_rows, n_columns, width, height, **options):
+    """A figure and its panels `[row, column]`, on one scale unless `options` (of `plt.subplots`) say otherwise."""
+    options = {"sharex": True, "sharey": True, "figsize": (width, height), **options}
+    return plt.subplots(n_rows, n_columns, squeeze=False, layout="constrained", **options)
+
+
+def name_panel(axis, name, **options):
+    """The name of a part, a block or a measure above its panel, in its colour; `options` of the text."""
+    axis.set_title(label(name), color=COLOURS.get(name, COLOURS["Q"]), fontweight="bold", **options)
+
+
+def finish(figure, axis=None, ncols=1, title=None, n=None):
+    """The figure, with one legend below its panels (that of `axis`), and above them the title and n sentences."""
+    handles, names = axis.get_legend_handles_labels() if axis else ((), ())
+    for panel in figure.axes:
+        if panel.get_legend():  # seaborn draws one in each
+            panel.get_legend().remove()
+    once = dict(zip(names, handles, strict=True))
+    if once:
+        figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=ncols, frameon=False)
+    figure.suptitle(" · ".join(filter(None, (title, n and f"n = {n} {label('sentences')}"))), fontsize=11)
+    return figure
+
+
+def similarity_axis(axis):
+    """Similarities from -1 to 1 on the x axis, with room for the outer bins."""
+    axis.set_xlim(-1.03, 1.03)
+    axis.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−0.5", "0", "0.5", "1"])
 
 
 def mark_parts(axis, sizes):
+    """Lines where Q, K and V meet on both axes, of which feature i takes the place from i to i + 1."""
     at = part_slices(sizes)
-    middles = [(part.start + part.stop - 1) / 2 for part in at.values()]
     for part in list(at.values())[1:]:
-        axis.axhline(part.start - 0.5, color="black", lw=0.8)
-        axis.axvline(part.start - 0.5, color="black", lw=0.8)
+        axis.axhline(part.start, color="black", lw=0.8)
+        axis.axvline(part.start, color="black", lw=0.8)
+    middles = [(part.start + part.stop) / 2 for part in at.values()]
     axis.set_xticks(middles, at)
-    axis.set_yticks(middles, at)
+    axis.set_yticks(middles, at, rotation=0)
     axis.tick_params(length=0)
-    axis.set_xlabel(label("feature"))
-    axis.set_ylabel(label("feature"))
-    axis.spines[["top", "right"]].set_visible(True)
-
-
-# ---- across layers and heads ---------------------------------------------------------------------
-
-DENSITY = LogNorm(0.05, 5)
-"""Colour scale of every heat map of densities: its middle is 0.5, the density of a uniform distribution."""
+    axis.set(xlabel=label("feature"), ylabel=label("feature"))
+    axis.spines[:].set_visible(True)
 
 
 def densities(histogram):
     """Probability density in each bin: float64 `[..., bins]`; NaN where every pair is undefined."""
-    counts = histogram.counts.double()
-    width = histogram.edges[1] - histogram.edges[0]
-    return counts / (counts.sum(-1, keepdim=True) * width)
+    counts, edges = histogram.counts.double(), histogram.edges
+    return counts / (counts.sum(-1, keepdim=True) * (edges[1] - edges[0]))

@@ -1,0 +1,140 @@
+"""`make run` and `make lab`: several notebooks at once, and copies in which a reader's work is safe."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from tools import execute, lab, run
+from tools.jupyterhub.hand_out import Copies, hand_out
+
+BUSY = "import time\nwhile time.process_time() < 1.5: pass"
+SLEEP = "import time\ntime.sleep(60)"
+
+
+def job(title, source, folder, seconds=1):
+    return execute.Job(title, new_notebook(cells=[new_code_cell(source)]), folder, seconds)
+
+
+def test_one_that_fails_stops_no_other_and_each_has_its_own_seconds(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(execute, "at_a_time", lambda: 2)
+    jobs = [job("vi/fails", "a = 1\na / 0", tmp_path), job("vi/busy", BUSY, tmp_path)]
+    done = {found.job.title: found for found in execute.execute_all(jobs)}
+    assert 1.3 <= done["vi/busy"].seconds < 20 and done["vi/busy"].error is None
+    assert "a / 0" in str(done["vi/fails"].error) and "ZeroDivisionError" in str(done["vi/fails"].error)
+
+    monkeypatch.setattr(run, "execute_all", lambda _: done.values())
+    monkeypatch.setattr(run, "jobs", lambda: jobs)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="failed: vi/fails"):
+        run.main()
+    assert {path.name for path in tmp_path.glob("executed/vi/*.ipynb")} == {"fails.ipynb", "busy.ipynb"}
+    assert "vi/fails failed" in (said := capsys.readouterr().err) and "a / 0" in said
+
+
+def test_longest_starts_first(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(execute, "at_a_time", lambda: 1)
+    monkeypatch.setattr(execute, "execute", lambda notebook, *_: started.append(notebook.cells[0].source) or 0.0)
+    list(execute.execute_all([job(f"vi/{s}", str(s), tmp_path, s) for s in (20, 87, 5, 40)]))
+    assert started == ["87", "40", "20", "5"]
+
+
+def test_cores_and_free_memory_limit_how_many_run_at_once(monkeypatch):
+    for cores, gigabytes, expected in ((2, 20, 2), (8, 7, 3), (1, 20, 1), (4, 0.5, 1)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        free = SimpleNamespace(available=int(gigabytes * 1e9))
+        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: free)
+        assert execute.at_a_time() == expected, (cores, gigabytes)
+
+
+def test_interrupt_leaves_no_kernel(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from nbformat.v4 import new_code_cell, new_notebook; from tools import run;"
+        f"from tools.execute import Job; folder = Path({str(tmp_path)!r});"
+        f"run.jobs = lambda: [Job(t, new_notebook(cells=[new_code_cell({SLEEP!r})]), folder, 1) for t in 'abc'];"
+        "run.ROOT = folder; run.main()"
+    )
+    program = subprocess.Popen([sys.executable, "-c", code], cwd=run.ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(kernels := psutil.Process(program.pid).children()) < min(2, execute.at_a_time()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    program.send_signal(signal.SIGINT)
+    _, said = program.communicate(timeout=60)
+    assert program.returncode == 1 and "stopped" in said
+    assert not [kernel for kernel in kernels if kernel.is_running()] and kernels
+
+
+def test_every_stored_notebook_is_run_and_the_plan_says_how_long(monkeypatch):
+    monkeypatch.setattr(run, "at_a_time", lambda: 2)
+    jobs = run.jobs()
+    assert {found.title for found in jobs} == {f"{p.parent.name}/{p.stem}" for p in run.NOTEBOOKS.glob("??/*.ipynb")}
+    assert all(found.folder == run.NOTEBOOKS / found.title[:2] and found.seconds > 5 for found in jobs)
+    minutes = round(sum(found.seconds for found in jobs) / 120)
+    assert run.plan(jobs).startswith(f"{len(jobs)} notebooks, 2 at a time: about {minutes} min")
+
+
+def test_run_writes_beside_a_copy_that_a_reader_changed(tmp_path):
+    def keep(text):
+        return run.keep(Copies(tmp_path), "vi/04", new_notebook(cells=[new_code_cell(text, id="a")]))
+
+    def source(name):
+        return nbformat.read(tmp_path / name, as_version=4).cells[0].source
+
+    assert keep("1") == keep("2") == "vi/04.ipynb" and source("vi/04.ipynb") == "2"
+    (tmp_path / "vi" / "04.ipynb").write_text("my answers")
+    assert keep("3") == keep("4") == "vi/04-2.ipynb" and source("vi/04-2.ipynb") == "4"
+    assert (tmp_path / "vi" / "04.ipynb").read_text() == "my answers"
+    (tmp_path / "vi" / "05.ipynb").write_text("of an earlier program")  # no record of it: it may be anybody's
+    assert run.keep(Copies(tmp_path), "vi/05", new_notebook()) == "vi/05-2.ipynb"
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_working_copies_follow_the_notebooks_until_a_reader_changes_them(tmp_path):
+    notebooks, work = tmp_path / "notebooks", tmp_path / "work"
+    for language in ("vi", "en"):
+        (notebooks / language).mkdir(parents=True)
+        (notebooks / language / "01.ipynb").write_text("one")
+    assert hand_out(notebooks, work) == []
+    assert {path.relative_to(work).as_posix() for path in work.rglob("*.ipynb")} == {"vi/01.ipynb", "en/01.ipynb"}
+    (work / "vi" / "01.ipynb").write_text("answers")
+    for language in ("vi", "en"):
+        (notebooks / language / "01.ipynb").write_text("two")
+    assert hand_out(notebooks, work) == ["vi/01.ipynb"]
+    assert (work / "vi" / "01.ipynb").read_text() == "answers" and (work / "en" / "01.ipynb").read_text() == "two"
+    (work / "vi" / "01.ipynb").unlink()
+    assert hand_out(notebooks, work) == [] and (work / "vi" / "01.ipynb").read_text() == "two"
+    with pytest.raises(FileNotFoundError, match="nothing here has no"):
+        hand_out(tmp_path / "nothing here", work)
+
+
+def test_lab_opens_the_first_notebook_in_the_readers_language(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab, "WORK", tmp_path / "work")
+    monkeypatch.setattr(sys, "argv", ["lab", "--no-browser"])
+    monkeypatch.chdir(tmp_path)
+    for locales, expected in (
+        ({"LANG": "vi_VN.UTF-8"}, "vi"),
+        ({"LANG": "vi_VN.UTF-8", "LC_ALL": "en_US.UTF-8"}, "en"),
+        ({"LANG": "en_US.UTF-8", "LANGUAGE": "vi"}, "vi"),
+        ({"LANG": "C", "LANGUAGE": ""}, "en"),
+        ({}, "en"),
+    ):
+        called = []
+        monkeypatch.setattr(os, "execv", lambda program, arguments, called=called: called.extend(arguments))
+        for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
+            monkeypatch.delenv(name, raising=False)
+            if name in locales:
+                monkeypatch.setenv(name, locales[name])
+        lab.main()
+        (address,) = [option for option in called if "default_url" in option]
+        opened = address.partition("/lab/tree/work/")[2]
+        assert opened.startswith(f"{expected}/01_") and "--no-browser" in called, locales
+        assert (tmp_path / "work" / opened).is_file()

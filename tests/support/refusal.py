@@ -1,0 +1,24 @@
+"""What is refused, in both languages."""
+
+import re
+
+import pytest
+
+from helpers import set_language
+
+
+def assert_refused(call, error, message):
+    """`call()` raises this error: in English with this message (a regular expression), in Vietnamese with other words
+    and the same numbers and quotations.  Returns the English error."""
+    try:
+        set_language("vi")
+        with pytest.raises(error) as vi:
+            call()
+        set_language("en")
+        with pytest.raises(error, match=message) as en:
+            call()
+    finally:
+        set_language("en")
+    facts = [set(re.findall(r"'[^']*'|\d+|\w+\(\)", str(raised.value))) for raised in (vi, en)]
+    assert facts[0] == facts[1] and re.search("[ăâđêôơưáàảãạéíóúịọụế]", str(vi.value)), str(vi.value)
+    return en.value

@@ -1,0 +1,24 @@
+"""The labels of figures and tables: in both languages, and each in use."""
+
+import re
+import unicodedata
+
+from helpers import label, set_language
+from helpers.settings import LANGUAGES
+from helpers.teaching.labels import LABELS
+from tests.teaching.answers import ROOT
+
+
+def test_every_label_is_given_in_the_language_in_use():
+    for i in (0, 1):
+        set_language(LANGUAGES[i])
+        for key, texts in LABELS.items():
+            assert label(key) == texts[i] == unicodedata.normalize("NFC", texts[i].strip()) != "", key
+            assert len(texts) == len(LANGUAGES)
+        assert [label(key) for key in ("layer", "QK")] == [["tầng", "layer"][i], "QK"]  # unknown: its own label
+
+
+def test_every_label_is_used():
+    paths = [*ROOT.glob("helpers/**/*.py"), *ROOT.glob("notebooks/source/*.py")]
+    quoted = {word for path in paths for word in re.findall(r"""["'](\w+)["']""", path.read_text(encoding="utf-8"))}
+    assert [key for key in LABELS if key not in quoted and not key.startswith("verdict_")] == []

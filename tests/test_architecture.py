@@ -1,0 +1,91 @@
+"""The house: a small core on top of helpers, rooms below it, arrows only downwards, nothing longer than can be read."""
+
+import ast
+from itertools import chain
+from pathlib import Path
+
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parents[1]
+HOMES = ("helpers", "tools", "tests")
+
+
+def files(*folders):
+    return sorted(chain(*((ROOT / folder).rglob("*.py") for folder in folders)))
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def lines(path):
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def nodes(path, *kinds):
+    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+
+
+def test_imports_go_downwards_only(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    broken = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert broken == 0, capsys.readouterr().out
+
+
+def test_core_is_small():
+    core = sorted((ROOT / "helpers").glob("*.py"))
+    assert len(core) <= 9, [path.name for path in core]
+    assert sum(map(lines, core)) <= 1400, {path.name: lines(path) for path in core}
+
+
+def test_private_names_stay_in_their_file():
+    taken = [
+        f"{name(path)}:{node.lineno} {alias.name}"
+        for path in files(*HOMES)
+        for node in nodes(path, ast.ImportFrom)
+        for alias in node.names
+        if node.module and node.module.split(".")[0] in HOMES and alias.name.startswith("_")
+    ]
+    assert not taken, "\n".join(taken)
+
+
+def test_private_attributes_of_a_module_stay_in_its_file():
+    taken = []
+    for path in files(*HOMES):
+        imported = {
+            alias.asname or alias.name
+            for node in nodes(path, ast.ImportFrom)
+            for alias in node.names
+            if node.module and node.module.split(".")[0] in HOMES
+            and (ROOT.joinpath(*node.module.split("."), alias.name).with_suffix(".py").exists()
+                 or ROOT.joinpath(*node.module.split("."), alias.name).is_dir())
+        }  # fmt: skip
+        taken += [
+            f"{name(path)}:{node.lineno} {node.value.id}.{node.attr}"
+            for node in nodes(path, ast.Attribute)
+            if isinstance(node.value, ast.Name) and node.value.id in imported
+            if node.attr.startswith("_") and not node.attr.startswith("__")
+        ]
+    assert not taken, "\n".join(taken)
+
+
+def test_no_file_is_longer_than_450_lines():
+    long = {name(path): lines(path) for path in files(*HOMES) if lines(path) > 450}
+    assert not long, long
+
+
+def test_no_function_is_longer_than_60_lines():
+    long = [
+        f"{name(path)}:{node.lineno} {node.name} {node.end_lineno - node.lineno + 1}"
+        for path in files(*HOMES)
+        for node in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef)
+        if node.end_lineno - node.lineno + 1 > 60
+    ]
+    assert not long, "\n".join(long)
+
+
+def test_no_notebook_imports_the_survey():
+    sources = files("notebooks/source")
+    assert sources
+    found = [name(path) for path in sources if "helpers.survey" in path.read_text(encoding="utf-8")]
+    assert not found, found
