@@ -60,8 +60,9 @@ def compiled_sums(kernel, x, sizes, measures, bins, threshold):
         from helpers.kernels import cuda as compiled
     groups = x.split(max(1, compiled.GROUP_BYTES // (4 * x[0].numel())))
     found = zip(*(compiled.layer_sums(group, sizes, bins, threshold) for group in groups), strict=True)
+    found = [torch.cat(values).transpose(0, 1) for values in found]  # [block, layer, measure, ...]
     chosen = [MEASURES.index(measure) for measure in measures]
-    return [torch.cat(values).transpose(0, 2)[chosen] for values in found]  # [layer, block, measure, ...] turned
+    return [torch.stack([values[:, :, m] for m in chosen]) for values in found]  # an index [chosen] would wake threads
 
 
 def _marker(name, *made_of):

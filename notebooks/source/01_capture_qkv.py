@@ -18,7 +18,7 @@ r"""
 - tìm token đích (target token) trong một batch có phần đệm (padding);
 - kiểm chứng việc lấy dữ liệu bằng cách tự tính lại attention.
 
-**Thời gian:** khoảng 55 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** Python, PyTorch ở mức cơ bản, công thức $\operatorname{softmax}(QK^\top/\sqrt{d})V$.
+**Thời gian:** khoảng 55 phút đọc và làm bài tập; máy tính chạy khoảng 15 giây. **Cần biết trước:** Python, PyTorch ở mức cơ bản, công thức $\operatorname{softmax}(QK^\top/\sqrt{d})V$.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - find the target token in a padded batch;
 - prove a capture right by recomputing the attention yourself.
 
-**Time:** about 55 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** Python, basic PyTorch, and the formula $\operatorname{softmax}(QK^\top/\sqrt{d})V$.
+**Time:** about 55 minutes of reading and exercises; the computer runs for about 15 seconds. **You need:** Python, basic PyTorch, and the formula $\operatorname{softmax}(QK^\top/\sqrt{d})V$.
 """
 
 # %% tags=["setup"]

@@ -18,7 +18,7 @@ r"""
 - kéo một thanh trượt và thấy một phép đo nhảy vọt trong khi phép đo kia đứng yên;
 - giải thích khi nào hệ số tương quan không tồn tại.
 
-**Thời gian:** khoảng 50 phút đọc và làm bài tập; máy tính chạy khoảng 15 giây. **Cần biết trước:** bài 01 (hoặc tin rằng `x` chứa Q, K, V của " her"), trung bình (mean) và độ lệch chuẩn (standard deviation).
+**Thời gian:** khoảng 50 phút đọc và làm bài tập; máy tính chạy khoảng 10 giây. **Cần biết trước:** bài 01 (hoặc tin rằng `x` chứa Q, K, V của " her"), trung bình (mean) và độ lệch chuẩn (standard deviation).
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - move a slider and watch one measure jump while the other stands still;
 - explain when a correlation does not exist.
 
-**Time:** about 50 minutes of reading and exercises; the computer runs for about 15 seconds. **You need:** notebook 01 (or the belief that `x` holds Q, K and V of " her"), mean and standard deviation.
+**Time:** about 50 minutes of reading and exercises; the computer runs for about 10 seconds. **You need:** notebook 01 (or the belief that `x` holds Q, K and V of " her"), mean and standard deviation.
 """
 
 # %% tags=["setup"]

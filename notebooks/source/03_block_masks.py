@@ -18,7 +18,7 @@ r"""
 - đếm số cặp trong mỗi khối bằng công thức và bằng mặt nạ;
 - chọn một khối bằng mặt nạ và bằng lát cắt (slice), rồi chứng minh hai cách cho cùng kết quả.
 
-**Thời gian:** khoảng 50 phút đọc và làm bài tập; máy tính chạy khoảng 15 giây. **Cần biết trước:** bài 01 và 02, chỉ số mảng trong PyTorch.
+**Thời gian:** khoảng 50 phút đọc và làm bài tập; máy tính chạy khoảng 10 giây. **Cần biết trước:** bài 01 và 02, chỉ số mảng trong PyTorch.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - count the pairs of each block by formula and by mask;
 - select a block by mask and by slices, and prove that both give the same.
 
-**Time:** about 50 minutes of reading and exercises; the computer runs for about 15 seconds. **You need:** notebooks 01 and 02, indexing in PyTorch.
+**Time:** about 50 minutes of reading and exercises; the computer runs for about 10 seconds. **You need:** notebooks 01 and 02, indexing in PyTorch.
 """
 
 # %% tags=["setup"]

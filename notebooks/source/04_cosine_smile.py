@@ -19,7 +19,7 @@ r"""
 - kiểm tra chính lời giải thích, không chỉ con số;
 - phân biệt so các cột (chiều) với so các hàng (câu).
 
-**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 01 đến 03.
+**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 01 đến 03.
 """
 
 # %% [markdown] lang="en"
@@ -35,7 +35,7 @@ r"""
 - put the explanation to the test, not only the number;
 - tell the comparison of columns (features) from that of rows (sentences).
 
-**Time:** about 60 minutes of reading and exercises; the computer runs for about 25 seconds. **You need:** notebooks 01 to 03.
+**Time:** about 60 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 01 to 03.
 """
 
 # %% tags=["setup"]

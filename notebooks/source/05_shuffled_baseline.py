@@ -18,7 +18,7 @@ r"""
 - cho biết phân phối theo giả thuyết không (null) rộng bao nhiêu với $n$ câu, và tránh cái bẫy $n$ nhỏ;
 - đọc thận trọng các phép đối chứng (từ khác, dấu chấm, mô hình chưa huấn luyện), và nhận ra khi nào một mẫu thật ra là hai nhóm.
 
-**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 02 và 04.
+**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 02 và 04.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - say how wide the null distribution is for $n$ sentences, and avoid the trap of small $n$;
 - read controls with care (other words, the full stop, an untrained model), and notice when one sample is really two groups.
 
-**Time:** about 60 minutes of reading and exercises; the computer runs for about 25 seconds. **You need:** notebooks 02 and 04.
+**Time:** about 60 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 02 and 04.
 """
 
 # %% tags=["setup"]

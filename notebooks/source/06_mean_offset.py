@@ -19,7 +19,7 @@ r"""
 - đưa ra khoảng tin cậy (confidence interval) bằng jackknife (bỏ từng mẫu), không bằng bootstrap (lấy mẫu lại);
 - viết bảng phán quyết mà mọi con số đều do chương trình tính ra.
 
-**Thời gian:** khoảng 62 phút đọc và làm bài tập; máy tính chạy khoảng 30 giây. **Cần biết trước:** bài 02, 04 và 05.
+**Thời gian:** khoảng 62 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 02, 04 và 05.
 """
 
 # %% [markdown] lang="en"
@@ -35,7 +35,7 @@ r"""
 - give jackknife intervals, not bootstrap ones;
 - write a table of verdicts, every number computed.
 
-**Time:** about 62 minutes of reading and exercises; the computer runs for about 30 seconds. **You need:** notebooks 02, 04 and 05.
+**Time:** about 62 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 02, 04 and 05.
 """
 
 # %% tags=["setup"]
@@ -220,7 +220,7 @@ def read(batch):
 
 # %%
 vectors, words, captures = {}, {}, {}  # of ordinary tokens, and their ids; of one token in each sentence
-read_here = {"ordinary": load_ordinary()[0::3], "her": load_sentences("her"), "water": load_sentences("water")[0::2]}
+read_here = {"ordinary": load_ordinary()[0::4], "her": load_sentences("her"), "water": load_sentences("water")[0::2]}
 for name, texts in read_here.items():
     text = encode(tokenizer, texts)
     everything, ordinary = read(text)

@@ -18,7 +18,7 @@ r"""
 - theo dõi riêng độ dời, riêng độ phân tán (spread) quanh trung bình;
 - viết một hook *sửa* đầu ra của một module, rồi dùng nó để kiểm tra một nguyên nhân, có đối chứng.
 
-**Thời gian:** khoảng 65 phút đọc và làm bài tập; máy tính chạy khoảng 25 giây. **Cần biết trước:** bài 01 đến 06.
+**Thời gian:** khoảng 65 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 01 đến 06.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - follow the offset and the spread around the mean separately;
 - write a hook that *changes* the output of a module, and test a cause with it, against controls.
 
-**Time:** about 65 minutes of reading and exercises; the computer runs for about 25 seconds. **You need:** notebooks 01 to 06.
+**Time:** about 65 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 01 to 06.
 """
 
 # %% tags=["setup"]

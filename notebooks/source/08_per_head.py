@@ -18,7 +18,7 @@ r"""
 - phân biệt “các đầu khác nhau” với “mỗi nhóm chỉ có ít chiều” bằng những nhóm ngẫu nhiên, xét mọi tầng cùng lúc;
 - ghi khoảng tin cậy (confidence interval) tính bằng jackknife (bỏ từng mẫu) cạnh mỗi con số.
 
-**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 01 đến 07.
+**Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 15 giây. **Cần biết trước:** bài 01 đến 07.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - tell "the heads differ" from "each group has few features" with groups drawn at random, over all layers at once;
 - put a jackknife confidence interval beside each number.
 
-**Time:** about 60 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 01 to 07.
+**Time:** about 60 minutes of reading and exercises; the computer runs for about 15 seconds. **You need:** notebooks 01 to 07.
 """
 
 # %% tags=["setup"]

@@ -18,7 +18,7 @@ r"""
 - chứng minh rằng softmax triệt tiêu một hằng số được cộng vào mọi khóa (key), và chỉ ra điều ấy thay đổi ra sao khi có mã hóa vị trí xoay (RoPE);
 - kết luận theo ngưỡng đặt trước.
 
-**Thời gian:** khoảng 59 phút đọc và làm bài tập; máy tính chạy khoảng 85 giây. **Cần biết trước:** bài 01, 04 và 06.
+**Thời gian:** khoảng 59 phút đọc và làm bài tập; máy tính chạy khoảng 50 giây. **Cần biết trước:** bài 01, 04 và 06.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - prove that the softmax cancels a constant added to all keys, and say what rotary positions change about that;
 - conclude by thresholds set beforehand.
 
-**Time:** about 59 minutes of reading and exercises; the computer runs for about 85 seconds. **You need:** notebooks 01, 04 and 06.
+**Time:** about 59 minutes of reading and exercises; the computer runs for about 50 seconds. **You need:** notebooks 01, 04 and 06.
 """
 
 # %% tags=["setup"]
@@ -469,6 +469,8 @@ figure = plot_distance(curves["c"], curves["random"], title=f"{model.provenance}
 
 # %% [markdown] lang="vi"
 r"""
+Vậy một hằng số có mặt ở *mọi* khóa thì bị triệt tiêu. Ở mục 3, các điểm hút được để nguyên: khi ấy không phải mọi khóa đều bị dời, và softmax thấy rõ khoảng chênh giữa các điểm hút với phần còn lại. Đó là một phần của thiệt hại ở K, dù mô hình có bước xoay hay không.
+
 Mỗi đường là một đầu: phần điểm mà $c$ (màu) hoặc một vector ngẫu nhiên (xám) cộng thêm, theo khoảng cách; trung bình *của từng truy vấn* đã được trừ đi, vì softmax bỏ đúng hằng số ấy. Đường nằm ngang nghĩa là không có tác dụng gì: mô hình không có bước xoay (GPT-2) phải cho toàn đường nằm ngang. Vector ngẫu nhiên cũng cho một hàm của khoảng cách; nét riêng của $c$, nếu có, là hàm ấy *giảm*: ưu tiên token gần. (Bản thân RoPE thì không phải cứ “càng xa càng yếu”: Barbero và cộng sự.)
 
 ## 5. V: trung bình chung là một bias
@@ -478,6 +480,8 @@ Các trọng số attention (attention weight) của một truy vấn có tổng
 
 # %% [markdown] lang="en"
 r"""
+So a constant in *all* keys is cancelled. Section 3 left the sinks alone: there not all keys were shifted, and the softmax does see the gap between the sinks and the rest. That is part of the damage at K, with or without a rotary step.
+
 Each line is a head: the score that $c$ (coloured) or a random vector (grey) adds, by distance; the mean *of each query* is taken out, for the softmax drops just that constant. A level line means no effect: a model without a rotary step (GPT-2) must show level lines only. A random vector gives a function of distance too; what is special about $c$, if anything, is that it *falls*, preferring near tokens. (Of RoPE as such see Barbero et al.)
 
 ## 5. V: the common mean is a bias

@@ -18,7 +18,7 @@ r"""
 - dựng một GPT-2 mà nụ cười của KK mở hay khép tùy ý, chỉ bằng một phép cộng;
 - tính phần *bất biến* của độ dời, phần mà dù chọn hệ tọa độ nào cũng không đổi.
 
-**Thời gian:** khoảng 45 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 02, 06 và 09.
+**Thời gian:** khoảng 45 phút đọc và làm bài tập; máy tính chạy khoảng 15 giây. **Cần biết trước:** bài 02, 06 và 09.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - build a GPT-2 whose smile of KK opens or closes at will, by nothing but an addition;
 - compute the *invariant* part of an offset, which no choice of coordinates can change.
 
-**Time:** about 45 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 02, 06 and 09.
+**Time:** about 45 minutes of reading and exercises; the computer runs for about 15 seconds. **You need:** notebooks 02, 06 and 09.
 """
 
 # %% tags=["setup"]

@@ -19,7 +19,7 @@ r"""
 - xuất một hình (PNG) và một bảng (CSV);
 - so hai mô hình khác kiến trúc, và tính xem bias góp bao nhiêu vào độ dời trung bình (mean offset).
 
-**Thời gian:** khoảng 55 phút đọc và làm bài tập; máy tính chạy khoảng 30 giây. **Cần biết trước:** bài 01, 04, 05 và 06.
+**Thời gian:** khoảng 55 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 01, 04, 05 và 06.
 """
 
 # %% [markdown] lang="en"
@@ -35,7 +35,7 @@ r"""
 - export one figure (PNG) and one table (CSV);
 - compare two models of different architecture, and say how much of the mean offset is the bias.
 
-**Time:** about 55 minutes of reading and exercises; the computer runs for about 30 seconds. **You need:** notebooks 01, 04, 05 and 06.
+**Time:** about 55 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 01, 04, 05 and 06.
 """
 
 # %% tags=["setup"]
