@@ -18,7 +18,7 @@ r"""
 - chứng minh rằng softmax triệt tiêu một hằng số được cộng vào mọi khóa (key), và chỉ ra điều ấy thay đổi ra sao khi có mã hóa vị trí xoay (RoPE);
 - kết luận theo ngưỡng đặt trước.
 
-**Thời gian:** khoảng 59 phút đọc và làm bài tập; máy tính chạy khoảng 50 giây. **Cần biết trước:** bài 01, 04 và 06.
+**Thời gian:** khoảng 59 phút đọc và làm bài tập; máy tính chạy khoảng 60 giây. **Cần biết trước:** bài 01, 04 và 06.
 """
 
 # %% [markdown] lang="en"
@@ -33,7 +33,7 @@ r"""
 - prove that the softmax cancels a constant added to all keys, and say what rotary positions change about that;
 - conclude by thresholds set beforehand.
 
-**Time:** about 59 minutes of reading and exercises; the computer runs for about 50 seconds. **You need:** notebooks 01, 04 and 06.
+**Time:** about 59 minutes of reading and exercises; the computer runs for about 70 seconds. **You need:** notebooks 01, 04 and 06.
 """
 
 # %% tags=["setup"]
@@ -129,7 +129,7 @@ r"""
 
 Trong 54 câu có " her", ta thay từ ấy bằng " him" (thay token, *token replacement*) rồi chạy mô hình: đó là lượt chạy *đích*. Sau đó ta chạy chính câu có " her", nhưng chỉ riêng ở vị trí ấy, tại mọi tầng (layer), ta sửa K và V. Các token đứng sau chỉ thấy vị trí ấy qua K và V ở đó. Vậy nếu đặt *nguyên* K và V của " him" vào (thay giá trị kích hoạt, *activation patching*) thì KL đến lượt chạy đích phải bằng 0: đó là phép thử cho chính phép sửa.
 
-Hai phép hoán đổi, mỗi phép làm một nửa việc ấy: chỉ thay **độ dời** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), hoặc chỉ thay **độ lệch** quanh độ dời ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Trung bình lấy từ một nửa số câu; phép đo làm trên mười hai câu khác.
+Hai phép hoán đổi, mỗi phép làm một nửa việc ấy: chỉ thay **độ dời** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), hoặc chỉ thay **độ lệch** quanh độ dời ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Trung bình lấy từ một nửa số câu, phép đo làm trên nửa kia.
 
 **Điều gì sẽ bác bỏ “độ dời mang thông tin về từ”?** Hoán đổi độ dời mà KL giảm chưa đến một nửa; hoặc hoán đổi độ lệch, hay đặt vào độ dời của một từ *thứ ba*, mà KL cũng giảm như thế. **Dự đoán** trước khi chạy.
 
@@ -145,7 +145,7 @@ r"""
 
 In the 54 sentences with " her" we put " him" in its place (*token replacement*) and run the model: the *target* run. Then we run the sentence with " her" itself, but at that one position, in every layer, we edit K and V. Later tokens see the position through its K and V only. So if we put in the *whole* K and V of " him" (*activation patching*), the KL to the target run must be 0: that tests the edit itself.
 
-Two swaps do half of that each: only the **offset** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), or only the **deviations** around it ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Means come from one half of the sentences, measurements from twelve others.
+Two swaps do half of that each: only the **offset** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), or only the **deviations** around it ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Means come from one half of the sentences, measurements from the other.
 
 **What would refute it?** Swapping the offset removes less than half of the KL; or swapping the deviations, or the offset of a *wrong* word, removes as much. **Predict.**
 
@@ -186,7 +186,7 @@ r"""
 # %%
 def halves(model):
     """The place of " her" in the sentences for the means, and in those that are measured."""
-    batches = [encode(tokenizer, chosen) for chosen in (sentences[0::2], sentences[1::2][:12])]
+    batches = [encode(tokenizer, chosen) for chosen in (sentences[0::2], sentences[1::2])]
     return [WordSlot(model, batch, find_token(batch, ids[" her"])) for batch in batches]
 
 
@@ -262,7 +262,7 @@ table(dict(sides), origin)
 
 # %% [markdown] lang="vi"
 r"""
-Bảng đầu: KL đến lượt chạy đích, trung bình qua các câu. Bảng sau: mỗi phép sửa làm KL giảm bao nhiêu phần trăm, kèm khoảng tin cậy 95% *qua các từ* (trong hình: *qua các câu*). Số âm: dự đoán bị đẩy ra xa thêm. Ở tầng 0, vector chỉ phụ thuộc vào token (nếu mô hình dùng RoPE), nên ở đó hoán đổi độ dời *chính là* thay cả vector; dòng “độ dời, chỉ tầng 0” cho biết có phải chỉ vì thế mà ta được kết quả này hay không.
+Bảng đầu: KL đến lượt chạy đích, trung bình qua các câu. Bảng sau: mỗi phép sửa làm KL giảm bao nhiêu phần trăm, kèm khoảng tin cậy 95% *qua các từ* (trong hình: *qua các câu*). Khoảng ấy không tính đến việc chọn câu: trên SmolLM2-135M, đổi bộ câu được đo thì dòng “độ dời, chỉ V” khi thì “chưa rõ”, khi thì “có”, nên đừng kết luận gì từ riêng dòng ấy. Số âm: dự đoán bị đẩy ra xa thêm. Ở tầng 0, vector chỉ phụ thuộc vào token (nếu mô hình dùng RoPE), nên ở đó hoán đổi độ dời *chính là* thay cả vector; dòng “độ dời, chỉ tầng 0” cho biết có phải chỉ vì thế mà ta được kết quả này hay không.
 
 Hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau; hoán đổi phần ấy mà ít thay đổi thì cũng dễ hiểu. Bảng cho biết *từ nào đứng đó* nằm trong độ dời hay trong độ lệch, chứ *không* cho biết ở chỗ ấy có cần ngữ cảnh hay không. Bảng cuối so với một mô hình *chưa huấn luyện*: ngay cả ở đó, trung bình của một từ cũng mang dấu vết của từ ấy, vì vector gần như bằng từ *cộng* ngữ cảnh. Hãy so hai điều: các token sau dùng dấu vết ấy nhiều đến đâu (KL khi không can thiệp), và riêng tầng 0 đã đủ chưa.
 
@@ -272,7 +272,7 @@ Giờ ta không thay từ nào: ở chỗ của " her", ta chỉ bỏ đúng m�
 
 # %% [markdown] lang="en"
 r"""
-The first table: KL to the target run, mean over sentences. The second: how much of it each edit removes, with a 95% interval *over words* (*over sentences* in the figure). Negative: the predictions are driven further away. At layer 0 a vector depends on the token alone (with rotary positions), so there swapping the offset *is* replacing the vector; the line "layer 0 only" says whether that explains the result.
+The first table: KL to the target run, mean over sentences. The second: how much of it each edit removes, with a 95% interval *over words* (*over sentences* in the figure). It leaves out the choice of the sentences: on SmolLM2-135M the line "offset, V only" comes out as "undecided" with one set of measured sentences and as "yes" with another, so conclude nothing from that line alone. Negative: the predictions are driven further away. At layer 0 a vector depends on the token alone (with rotary positions), so there swapping the offset *is* replacing the vector; the line "layer 0 only" says whether that explains the result.
 
 The two runs share their context, so what it adds is nearly the same in both, and little changes when it is swapped. The table tells whether offset or deviation carries *which word stood there*, *not* whether the context is needed at that place. The last table sets an *untrained* model beside it: the mean of a word bears its mark even there, a vector being nearly word *plus* context. Compare how much later tokens use it (the unedited KL), and whether layer 0 alone suffices.
 
@@ -323,7 +323,7 @@ Subtract a long vector and the model breaks in any direction. The mark of ruin i
 """
 
 # %%
-batch = encode(tokenizer, sorted(ordinary[0::2], key=lambda text: len(tokenizer.tokenize(text)))[:4])  # the shortest
+batch = encode(tokenizer, sorted(ordinary[0::2], key=lambda text: len(tokenizer.tokenize(text)))[:5])  # the shortest
 before, sink = predict(model, batch), massive_tokens(model, batch)
 where = real_tokens(batch) & ~sink  # [sentence, token]
 anchor = float(context_free(before, batch).mean())

@@ -17,8 +17,10 @@ from transformers import tokenization_utils_base
 
 from helpers import block_histograms, capture_qkv, load_sentences, set_language, smile_index
 from helpers.experiments.study import StudyError, open_model, read_sentences
+from helpers.experiments.takes import takes
 from helpers.experiments.target import find_word, readable
 from helpers.experiments.verdicts import CLAIMS, choose_layer, claim_values, conclude, export, judge
+from tests.support.tiny import language_model, random_model
 
 ROOT = Path(__file__).resolve().parents[2]
 HER, CUA = load_sentences("her"), load_sentences("cua")
@@ -52,6 +54,25 @@ def random_gpt2(smollm2, tmp_path_factory):
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_a_notebook_says_in_one_sentence_which_models_it_takes():
+    small, encoder = language_model("llama"), random_model("bert")
+    small.provenance = encoder.provenance = "this model"
+    takes(small, causal=True, layers=3)
+    takes(encoder, layers=3)
+    refused(
+        "mô hình có ít nhất 4 tầng, không dùng được với this",
+        "a model of 4 layers or more",
+        lambda: takes(small, layers=4),
+    )
+    for model in (encoder, small.model):  # the second has no head
+        model.provenance = "this model"
+        refused(
+            "mô hình ngôn ngữ nhân quả, không dùng",
+            "a causal language model, not this",
+            lambda m=model: takes(m, causal=True),
+        )
 
 
 MESSY = (
