@@ -1,4 +1,4 @@
-"""Execute notebooks, each in a kernel of its own and several at a time; used by tools.run and tools.build."""
+"""Execute notebooks, several kernels at a time; used by tools.run and tools.build."""
 
 import os
 import time
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import nbformat
 import psutil
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 from tqdm import tqdm
 
@@ -38,8 +39,11 @@ def at_a_time():
     return max(1, min(cores, psutil.virtual_memory().available // KERNEL_BYTES))
 
 
-def execute(notebook, folder, after_cell=lambda: None):
-    """Run all cells with `folder` as working directory, outputs in place.  Returns the kernel's CPU seconds."""
+def execute(notebook, folder, after_cell=lambda: None, kernel=None):
+    """Run all cells with `folder` as working directory, outputs in place.  Returns the kernel's CPU seconds.
+
+    kernel: a kernel manager that several notebooks use in turn; it is started here, and its owner ends it.
+    """
     seconds = 0.0
 
     def cell_executed(**_):
@@ -49,6 +53,7 @@ def execute(notebook, folder, after_cell=lambda: None):
 
     client = NotebookClient(
         notebook,
+        km=kernel,
         timeout=600,
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
@@ -76,29 +81,54 @@ def pictures(cell):
     return [output for output in cell.outputs if "image/png" in output.get("data", {})]
 
 
-def execute_all(jobs):
+def execute_in_turn(jobs, after_cell):
+    """Execute jobs in one kernel, emptied before each: what they import is loaded once.  Returns what each gave."""
+    client = "jupyter_client.asynchronous.AsyncKernelClient"
+    kernel, done = KernelManager(kernel_name="python3", client_class=client), []
+    try:
+        for job in jobs:
+            if kernel.has_kernel:
+                empty = f"%reset -f\n%cd -q {job.folder}\nget_ipython().execution_count = 0"
+                job.notebook.cells.insert(0, nbformat.v4.new_code_cell(empty, id="empty"))
+            try:
+                done.append(Done(job, execute(job.notebook, job.folder, after_cell, kernel), None))
+            except Exception as error:  # noqa: BLE001 - of whatever kind, it belongs to this notebook
+                done.append(Done(job, 0.0, error))
+            job.notebook.cells = [cell for cell in job.notebook.cells if cell.id != "empty"]
+            for number, cell in enumerate(code_cells(job.notebook), start=1):
+                cell.execution_count = cell.execution_count and number
+    finally:
+        if kernel.has_kernel:
+            kernel.shutdown_kernel(now=True)
+    return done
+
+
+def execute_all(jobs, in_turn=False):
     """Execute every job, the longest first, under one progress bar; yields each as `Done` when it ends.
 
+    in_turn: one kernel for both languages of a notebook, one after the other.
     Ctrl-C, or leaving the loop over what is yielded, ends the kernels that run.
     """
+    groups = {}
+    for job in sorted(jobs, key=lambda job: -job.seconds):
+        groups.setdefault(job.title.partition("/")[2] if in_turn else job.title, []).append(job)
     running = []
-    with tqdm(total=sum(len(code_cells(job.notebook)) for job in jobs), unit="cell") as bar:
+    with tqdm(total=sum(len(code_cells(job.notebook)) for job in jobs) + len(jobs) - len(groups), unit="cell") as bar:
 
-        def work(job):
-            running.append(job.title)
+        def work(name, group):
+            running.append(name)
             bar.set_postfix_str(", ".join(running))
             try:
-                return execute(job.notebook, job.folder, bar.update)
+                return execute_in_turn(group, bar.update)
             finally:
-                running.remove(job.title)
+                running.remove(name)
                 bar.set_postfix_str(", ".join(running))
 
         with ThreadPoolExecutor(at_a_time()) as pool:
-            waiting = {pool.submit(work, job): job for job in sorted(jobs, key=lambda job: -job.seconds)}
+            waiting = [pool.submit(work, *group) for group in groups.items()]
             try:
                 for future in as_completed(waiting):
-                    error = future.exception()
-                    yield Done(waiting[future], 0.0 if error else future.result(), error)
+                    yield from future.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
                 while not all(future.done() for future in waiting):

@@ -51,7 +51,7 @@ def keep(copies, title, notebook):
 def run(work, folder):
     """Execute jobs into `folder`; returns the titles of those that failed, having shown their errors."""
     copies, failed = Copies(folder), []
-    for (title, notebook, *_), _, error in execute_all(work):
+    for (title, notebook, *_), _, error in execute_all(work, in_turn=True):
         if error:
             failed.append(title)
             print(f"\n{title} failed:\n{error}", file=sys.stderr)

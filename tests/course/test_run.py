@@ -30,13 +30,31 @@ def test_one_that_fails_stops_no_other_and_each_has_its_own_seconds(tmp_path, ca
     assert 1.3 <= done["vi/busy"].seconds < 20 and done["vi/busy"].error is None
     assert "a / 0" in str(done["vi/fails"].error) and "ZeroDivisionError" in str(done["vi/fails"].error)
 
-    monkeypatch.setattr(run, "execute_all", lambda _: done.values())
+    monkeypatch.setattr(run, "execute_all", lambda *_, **how: done.values())
     monkeypatch.setattr(run, "jobs", lambda: jobs)
     monkeypatch.setattr(run, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="failed: vi/fails"):
         run.main()
     assert {path.name for path in tmp_path.glob("executed/vi/*.ipynb")} == {"fails.ipynb", "busy.ipynb"}
     assert "vi/fails failed" in (said := capsys.readouterr().err) and "a / 0" in said
+
+
+def test_notebooks_in_turn_share_a_kernel_and_no_name(tmp_path):
+    (tmp_path / "en").mkdir()
+    sources = (
+        "x = 1\nimport os, sys\nsys.shared = 7",
+        "a / 0",
+        "import os, sys\nprint(sys.shared, os.getcwd()[-2:], 'x' in dir())",
+    )
+    jobs = [
+        job(f"{name}/01", source, tmp_path / "en", -n)
+        for n, (name, source) in enumerate(zip("abc", sources, strict=True))
+    ]
+    done = list(execute.execute_all(jobs, in_turn=True))
+    assert [found.job.title for found in done if found.error] == ["b/01"] and "a / 0" in str(done[1].error)
+    (cell,) = done[2].job.notebook.cells
+    assert (cell.execution_count, cell.outputs[0].text) == (1, "7 en False\n")
+    assert not any("ipykernel" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
 
 
 def test_longest_starts_first(tmp_path, monkeypatch):
@@ -59,7 +77,7 @@ def test_interrupt_leaves_no_kernel(tmp_path):
     code = (
         "import sys; from pathlib import Path; from nbformat.v4 import new_code_cell, new_notebook; from tools import run;"
         f"from tools.execute import Job; folder = Path({str(tmp_path)!r});"
-        f"run.jobs = lambda: [Job(t, new_notebook(cells=[new_code_cell({SLEEP!r})]), folder, 1) for t in 'abc'];"
+        f"run.jobs = lambda: [Job(t, new_notebook(cells=[new_code_cell({SLEEP!r})]), folder, 1) for t in ('vi/a', 'vi/b', 'en/c')];"
         "run.ROOT = folder; run.main()"
     )
     program = subprocess.Popen([sys.executable, "-c", code], cwd=run.ROOT, stderr=subprocess.PIPE, text=True)
