@@ -1,4 +1,4 @@
-"""Execute the stored notebooks of both languages, side by side, into copies in executed/.
+"""Execute the stored notebooks, several at a time and each in both languages, into copies in executed/.
 
 python -m tools.run
 

@@ -18,7 +18,7 @@ r"""
 - chứng minh rằng softmax triệt tiêu một hằng số được cộng vào mọi khóa (key), và chỉ ra điều ấy thay đổi ra sao khi có mã hóa vị trí xoay (RoPE);
 - kết luận theo ngưỡng đặt trước.
 
-**Thời gian:** khoảng 59 phút đọc và làm bài tập; máy tính chạy khoảng 60 giây. **Cần biết trước:** bài 01, 04 và 06.
+**Thời gian:** khoảng 59 phút đọc và làm bài tập; máy tính chạy khoảng 70 giây. **Cần biết trước:** bài 01, 04 và 06.
 """
 
 # %% [markdown] lang="en"

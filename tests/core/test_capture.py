@@ -1,8 +1,6 @@
 """Captured Q, K and V against the model's own attention, and everything around the capture."""
 
-import copy
 import re
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -138,12 +136,7 @@ def test_causal_model_reads_nothing_behind_the_last_position(family, model, batc
     torch.testing.assert_close(kept.joined(), expected, atol=2e-5, rtol=1e-5)
 
 
-def test_model_that_sees_both_ways_is_not_cut_and_would_change(random_models, batch):
-    for family in ("bert", "distilbert"):
-        model = random_models[family]
-        cut = {key: value[:, :5] for key, value in batch.items()}
-        kept, would_be = (capture_qkv(model, inputs, positions=[4, 2, 0]).joined() for inputs in (batch, cut))
-        assert (kept[1:, 0] - would_be[1:, 0]).abs().max() > 0.1
+def test_model_that_says_it_is_not_causal_is_not_cut(batch):
     model = random_model("llama")
     model.config.is_causal = False
     assert tokens_read(model, batch, [4, 2, 0])[1] == [9]
@@ -224,20 +217,6 @@ def test_no_hook_remains_after_the_capture_breaks(gpt2, batch, monkeypatch):
             patch.setattr(gpt2.h[1].mlp, "forward", broken)
             capture_qkv(gpt2, batch)
         assert hook_ids(gpt2) == before
-    model = random_model("llama")
-    monkeypatch.setitem(ADAPTERS, "llama", replace(ADAPTERS["llama"], projections=("q_proj", "absent")))
-    with pytest.raises(AttributeError, match="absent"):
-        capture_qkv(model, batch)
-    assert not hook_ids(model)
-
-
-def test_capture_survives_a_projection_that_reuses_its_memory(gpt2, batch, monkeypatch):
-    expected = capture_qkv(gpt2, batch).joined()
-    memory = torch.empty(*batch["input_ids"].shape, 96)
-    for module in attention_modules(gpt2):
-        projection = module.c_attn
-        monkeypatch.setattr(projection, "forward", lambda x, inner=projection.forward: memory.copy_(inner(x)))
-    assert torch.equal(capture_qkv(gpt2, batch).joined(), expected)
 
 
 def test_capture_builds_no_graph_of_a_model_in_training(batch):
@@ -266,15 +245,11 @@ def test_right_padding_changes_no_target_of_smollm2(smollm2, her_batch, her_posi
 
 
 def test_unknown_architecture_is_refused_with_the_known_ones():
+    config = transformers.GPTJConfig(vocab_size=64, n_embd=16, n_layer=1, n_head=4, rotary_dim=4)
+    model = transformers.AutoModel.from_config(config)
     known = "bert, distilbert, gpt2, gpt_neox, llama, mistral, opt, qwen2"
-    for config in (
-        transformers.T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4),
-        transformers.GPTJConfig(vocab_size=64, n_embd=16, n_layer=1, n_head=4, rotary_dim=4),
-    ):
-        model = transformers.AutoModel.from_config(config)
-        message = f"unknown architecture '{config.model_type}': expected one of {known}. Add an Adapter"
-        for use in (partial(attention_modules, model), partial(capture_qkv, model, random_batch())):
-            assert_refused(use, ValueError, message)
+    for use in (partial(attention_modules, model), partial(capture_qkv, model, random_batch())):
+        assert_refused(use, ValueError, f"unknown architecture 'gptj': expected one of {known}. Add an Adapter")
 
 
 def test_attention_modules_are_those_of_every_layer_in_order(model):
@@ -282,11 +257,3 @@ def test_attention_modules_are_those_of_every_layer_in_order(model):
     names = {module: name for name, module in model.named_modules()}
     assert [re.findall(r"\d+", names[module]) for module in found] == [[str(i)] for i in range(N_LAYER)]
     assert all(module in set(layer.modules()) for layer, module in zip(layers, found, strict=True))
-
-
-def test_capture_is_the_same_with_and_without_the_language_model_head(batch):
-    config = copy.deepcopy(FAMILIES["gpt2"].config)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        whole = transformers.GPT2LMHeadModel(config).eval()
-    assert torch.equal(capture_qkv(whole, batch).joined(), capture_qkv(whole.transformer, batch).joined())

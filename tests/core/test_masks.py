@@ -1,7 +1,6 @@
 """`helpers.masks`: the coded mask and the cut by slices choose the same pairs."""
 
 from functools import partial
-from itertools import combinations_with_replacement
 
 import torch
 
@@ -9,16 +8,6 @@ from helpers import BLOCKS, block_values, matrix_mask, n_block_pairs, part_slice
 from helpers.masks import check_sizes
 from tests.support import oracle
 from tests.support.refusal import assert_refused
-
-
-def products(codes):
-    return [a * b for a, b in combinations_with_replacement(codes, 2)]
-
-
-def test_codes_1_2_3_name_six_blocks_and_1_2_3_4_confuse_two_of_ten():
-    assert len(set(products((1, 2, 3)))) == len(products((1, 2, 3))) == 6
-    assert len(products((1, 2, 3, 4))) == 10
-    assert len(set(products((1, 2, 3, 4)))) == 9  # 1 x 4 = 2 x 2
 
 
 def test_the_code_of_a_block_is_the_product_of_the_codes_of_its_parts():

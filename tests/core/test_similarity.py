@@ -93,17 +93,12 @@ def test_large_offsets_cost_no_digits():
 
 
 def test_float64_far_from_one_neither_overflows_nor_vanishes():
-    expected = block_histograms(features(54, 30, dtype=torch.float64), (12, 6, 12))
-    for exponent in (200, 300, -200, -300):
-        x = features(54, 30, dtype=torch.float64)
-        x[:, ::2] *= 10.0**exponent
-        result = block_histograms(x, (12, 6, 12))
-        for measure in MEASURES:
-            for block in BLOCKS:
-                ours, theirs = result[measure][block], expected[measure][block]
-                assert int(ours.n_undefined) == 0
-                np.testing.assert_allclose(ours.mean, theirs.mean, rtol=0, atol=1e-12)
-            assert MATRIX[measure](x).isfinite().all()
+    x = features(54, 30, dtype=torch.float64)
+    for exponent in (300, -300):
+        scaled = x.clone()
+        scaled[:, ::2] *= 10.0**exponent
+        for matrix in MATRIX.values():
+            np.testing.assert_allclose(matrix(scaled), matrix(x), rtol=0, atol=1e-12)
 
 
 @each_dtype
@@ -240,23 +235,3 @@ def test_one_measure_alone_equals_itself_beside_the_other():
                     assert list(alone) == [measure]
                     assert_same_result(alone | {m: together[m] for m in MEASURES if m != measure}, together)
             assert_same_result(block_histograms(x, (20, 11, 14), measures=MEASURES[::-1]), together)
-
-
-integers = hnp.arrays(np.int64, st.tuples(st.integers(3, 8), st.integers(1, 6)), elements=st.integers(-9, 9))
-
-
-def draw_numbers(data, n, low, high):
-    return torch.tensor(data.draw(st.lists(st.integers(low, high), min_size=n, max_size=n)))
-
-
-@property_test
-@given(values=integers, dtype=st.sampled_from((torch.float32, torch.float64)), data=st.data())
-def test_factors_offsets_and_the_order_of_samples_do_not_matter(values, dtype, data):
-    x = torch.tensor(values)
-    order = data.draw(st.permutations(range(len(x))))
-    factor = draw_numbers(data, x.shape[1], 1, 100) * (2 * draw_numbers(data, x.shape[1], 0, 1) - 1)
-    offset = draw_numbers(data, x.shape[1], -10_000, 10_000)
-    signs = torch.outer(factor.sign(), factor.sign())
-    for measure, mapped in (("cosine", x * factor), ("correlation", x * factor + offset)):
-        found, expected = (MATRIX[measure](y.to(dtype)) for y in (mapped[order], x))
-        torch.testing.assert_close(found, expected * signs, rtol=0, atol=1e-6, equal_nan=True)

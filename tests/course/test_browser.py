@@ -1,7 +1,6 @@
 """A reader's JupyterLab: open notebook 02, run it, move the slider with the keyboard, see the figure follow."""
 
 import base64
-import io
 import json
 import os
 import re
@@ -11,11 +10,8 @@ import sys
 import time
 
 import nbformat
-import numpy as np
-import psutil
 import pytest
 import torch
-from PIL import Image
 
 from helpers import set_language
 from helpers.teaching.widgets import offset_explorer
@@ -60,12 +56,11 @@ def lab(tmp_path):
     shutil.copytree(ROOT / "notebooks", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     (home / "config" / "labconfig").mkdir(parents=True)
     (home / "config" / "labconfig" / "default_setting_overrides.json").write_text(SETTINGS, encoding="utf-8")
-    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
-    own = {name: str(home / folder) for name, folder in (folders | {"IPYTHONDIR": "ipython"}).items()}
+    own = {f"JUPYTER_{kind.upper()}_DIR": str(home / kind) for kind in ("config", "data", "runtime")}
     command = [sys.executable, "-m", "jupyter", "lab", "--allow-root", "--no-browser", "--expose-app-in-browser"]
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={free_ports(1)[0]}", "--ServerApp.port_retries=0"]
     command += [f"--ServerApp.root_dir={home / 'notebooks'}"]
-    log, environment = home / "server.log", os.environ | own | {"PYTHONPATH": str(home)}
+    log, environment = home / "server.log", os.environ | own | {"IPYTHONDIR": str(home), "PYTHONPATH": str(home)}
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=home, env=environment, stdout=output, stderr=output)
 
@@ -76,28 +71,20 @@ def lab(tmp_path):
     try:
         told = json.loads(wait_until("JupyterLab has started", started).read_text(encoding="utf-8"))
         yield lambda path: f"{told['url']}{path}?token={told['token']}"
-    finally:  # kernels have process groups of their own
-        family = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
+    finally:  # it stops its kernels
         server.terminate()
-        for process in psutil.wait_procs(family, timeout=20)[1]:
-            process.kill()
+        server.wait(60)
 
 
 @pytest.fixture
 def page(browser):
-    context = browser.new_context(viewport={"width": 1300, "height": 900})
-    page = context.new_page()
+    page = browser.new_page(viewport={"width": 1300, "height": 900})
     page.set_default_timeout(60_000)
     yield page
     ARTIFACTS.mkdir(exist_ok=True)
     if page.locator(".widget-slider").count():
         page.locator(".widget-slider").scroll_into_view_if_needed()
     page.screenshot(path=ARTIFACTS / f"02-{LANGUAGE}.png")  # what it looked like, also after a failure
-    context.close()
-
-
-def pixels(png):
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 @pytest.fixture
@@ -133,21 +120,19 @@ def test_a_reader_runs_notebook_02_and_the_figure_follows_the_slider(lab, page, 
     assert shown.count() == image.count() == handle.count() == 1
 
     def shows(value):
-        """The readout, the words and the pixels all belong to `value`."""
+        """The readout, the words and the picture all belong to `value`."""
         explorer.redraw(value)
         return (
             readout.inner_text() == f"{value:+.2f}".replace("-", "−")
             and words.text_content() == re.sub("<.*?>", "", explorer.words.value)
-            and np.array_equal(pixels(base64.b64decode(image.evaluate(PICTURE))), pixels(explorer.image.value))
+            and base64.b64decode(image.evaluate(PICTURE)) == explorer.image.value
         )
 
     wait_until("the explorer shows its first state", lambda: shows(2.0))
-    before = image.get_attribute("src")
     handle.focus()
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     wait_until("the explorer shows +3", lambda: shows(3.0))
-    assert image.get_attribute("src") != before
     for _ in range(20):  # faster than it can draw: it may leave steps out, but not the last one
         page.keyboard.press("ArrowLeft")
     wait_until("the explorer shows -2", lambda: shows(-2.0))

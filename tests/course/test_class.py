@@ -118,20 +118,15 @@ def test_what_nbgrader_cuts_out_is_marked_alike_in_both_languages():
     for path in sources():
         for vi, en in zip(*(instructor(path, language).cells for language in LANGUAGES), strict=True):
             assert vi.metadata.get("nbgrader") == en.metadata.get("nbgrader") and vi.cell_type == en.cell_type
-            if vi.cell_type == "code":  # the same but for the language, and the comments of the cells that are added
-                both = ([line for line in cell.source.splitlines() if "#" not in line] for cell in (vi, en))
-                changed = [lines for lines in zip(*both, strict=True) if lines[0] != lines[1]]
-                assert all("set_language" in line for line, _ in changed), (path.stem, changed)
-            else:
-                assert vi.source.count(classroom.BEGIN) == en.source.count(classroom.BEGIN) == en.source.count("<detai")
+            assert vi.source.count(classroom.BEGIN) == en.source.count(classroom.BEGIN)
+            assert en.cell_type == "code" or en.source.count(classroom.BEGIN) == en.source.count("<details>")
 
 
 def test_a_student_meets_the_stub_of_the_source_and_a_locked_test(home):
     for path in sources():
         student = student_version(home, f"{path.stem}-{LANGUAGE}")
-        asked = [
-            c.source for kind, c in read_pairs(path) if kind == "code" and "exercise" in c.metadata.get("tags", [])
-        ]
+        code = [cell for kind, cell in read_pairs(path) if kind == "code"]
+        asked = [cell.source for cell in code if "exercise" in cell.metadata.get("tags", [])]
         met = list(sources_of(student, "solution").values())
         assert [re.sub(r"^needs\(.*\)\n", "", source) for source in met] == asked, path.stem
         numbers = [classroom.parse(source).number.replace(".", "-") for source in asked]
@@ -140,11 +135,6 @@ def test_a_student_meets_the_stub_of_the_source_and_a_locked_test(home):
             if graded_as(cell, "grade"):
                 assert cell.metadata.editable is cell.metadata.deletable is False and cell.metadata.nbgrader.points == 1
                 assert "grade(" in cell.source and "assert right, hint" in cell.source
-            elif graded_as(cell, "locked"):
-                assert cell.metadata.get("editable", True)  # a student may try things in it
-
-
-# ---- the instructor's version --------------------------------------------------------------------
 
 
 def test_an_instructor_version_holds_the_answers_that_ran_right():
@@ -172,8 +162,6 @@ def test_a_source_that_makes_no_class_version_is_refused():
     for change, said in (
         (lambda cells: cells.pop(2), "right below it its solution"),
         (lambda cells: cells.append(new_code_cell("print(pairs)")), "'pairs' is bound in the solution or test of 2.3"),
-        (lambda cells: cells[2].update(source='check("2.2", 1)'), "answers that the cell binds"),
-        (lambda cells: cells[1].update(source="cosine_matrix = ..."), "one check"),
     ):
         notebook = mini()
         change(notebook.cells)

@@ -105,8 +105,6 @@ def test_source_that_lacks_something_is_refused_with_the_place(source):
     pair = r'cell 1 .*: expected a text with lang="vi" and one with lang="en", got '
     for broken, message in (
         (SMALL.replace('lang="en"', 'lang="vi"'), pair + r"\['vi'\]"),
-        (SMALL.replace(' lang="en"', ""), pair + r"\['vi', None\]"),
-        (SMALL[SMALL.index('# %% [markdown] lang="en"') :], pair + r"\['en'\]"),
         (SMALL + '\n# %% [markdown] lang="vi"\nr"""\nhết\n"""\n', r"cell 7 \('hết'\): expected .* got \['vi'\]"),
         (SMALL.replace('["setup"]', '["setpu"]'), r"unknown tags \['setpu'\]"),
         (SMALL + "\n# %%\n\n# %%\n1\n", "empty code cell"),
@@ -118,18 +116,10 @@ def test_source_that_lacks_something_is_refused_with_the_place(source):
 
 
 def test_ids_of_cells_depend_on_their_content_alone(source):
-    def ids(text):
-        source.write_text(text, encoding="utf-8")
-        found = [cell.id for cell in assembled().cells]
-        assert len(set(found)) == len(found)
-        return found
-
-    before = ids(SMALL)
-    edited = ids(SMALL.replace('"layer"', '"head"'))
-    assert [a == b for a, b in zip(before, edited, strict=True)].count(False) == 1
-    inserted = ids(SMALL.replace("# %%\nfrom", "# %%\n1 + 1\n\n# %%\nfrom"))
-    assert [i for i in inserted if i in before] == before
-    ids(SMALL + "\n# %%\n1\n\n# %%\n1\n")  # two equal cells
+    before = [cell.id for cell in assembled().cells]
+    source.write_text(SMALL.replace("# %%\nfrom", "# %%\n1\n\n# %%\n1\n\n# %%\nfrom"), encoding="utf-8")
+    after = [cell.id for cell in assembled().cells]
+    assert after[:3] + after[5:] == before and len(set(after)) == len(after)  # also of two equal cells
 
 
 def test_address_is_read_with_its_branch_or_refused_in_one_line(source, monkeypatch):
@@ -210,9 +200,6 @@ def test_built_notebook_speaks_its_language_and_its_seconds_are_kept(small):
     assert texts == {"vi": "tầng\n", "en": "layer\n"}
     times = build.read_times()
     assert set(times) == {"01_small"} and all(1 <= times["01_small"][language] < 120 for language in ("vi", "en"))
-    build.keep_time(small, "en", 3.4)
-    build.keep_time(small.with_name("02_other.py"), "en", 7)
-    assert build.read_times() == {"01_small": {"en": 3, "vi": times["01_small"]["vi"]}, "02_other": {"en": 7}}
 
 
 def damage(path, change):
@@ -225,10 +212,8 @@ def test_check_finds_a_damaged_a_missing_and_a_stray_notebook(small, monkeypatch
     assert build.problems() == []
     whole, output = small.read_bytes(), nbformat.v4.new_output
     for message, change in (
-        ("one clean run", lambda code, nb: code[1].update(execution_count=None)),
         ("one clean run", lambda code, nb: code[1].update(execution_count=7)),
         ("differs from its source", lambda code, nb: code[1].update(source="print(2)")),
-        ("differs from its source", lambda code, nb: nb.cells[1].update(source="# Khác")),
         ("differs from its source", lambda code, nb: nb.cells[1].update(id="abc")),
         ("differs from its source", lambda code, nb: code[3].metadata.update(tags=[])),
         ("error output", lambda code, nb: code[1].outputs.append(output("error", ename="E"))),
@@ -267,7 +252,7 @@ def test_refresh_takes_texts_and_address_from_the_sources_and_runs_nothing(small
 
 
 def test_notebook_that_fails_is_named_and_not_stored(small, monkeypatch, capsys):
-    before = small.read_bytes()
+    before, times = small.read_bytes(), build.read_times()["01_small"]
 
     def fail_in_vietnamese(jobs):
         for job in jobs:
@@ -277,7 +262,7 @@ def test_notebook_that_fails_is_named_and_not_stored(small, monkeypatch, capsys)
 
     monkeypatch.setattr(build, "execute_all", fail_in_vietnamese)
     assert build.build("") == ["vi/01_small"] and "cell 3 of it" in capsys.readouterr().err
-    assert small.read_bytes() == before and build.read_times()["01_small"]["en"] == 12
+    assert small.read_bytes() == before and build.read_times() == {"01_small": times | {"en": 12}}
 
 
 def test_every_stored_notebook_is_what_its_source_gives():
@@ -305,8 +290,6 @@ def test_stored_notebooks_are_whole_and_print_the_same_numbers_twice():
             for cell in code:
                 if re.search(r"\A(figure = plot|layers = )|\nfigure = plot", cell.source):
                     assert execute.pictures(cell), (name, cell.source)
-            for target in re.findall(r"\]\((?!https:)([^)\s]+\.ipynb)\)", "".join(c.source for c in notebook.cells)):
-                assert (course.NOTEBOOKS / language / target).exists(), (name, target)
             pairs = [(a, b) for a, b in itertools.pairwise(code) if tagged(a, "exercise") or tagged(b, "solution")]
             assert len(pairs) >= 2, name
             for exercise, solution in pairs:

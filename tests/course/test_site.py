@@ -1,7 +1,5 @@
 """The site: built once, served as plain files, every page opened in Chromium at the width of a phone and of a desk."""
 
-import re
-import unicodedata
 from html.parser import HTMLParser
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
@@ -17,7 +15,6 @@ from tools.course import LANGUAGES, ROOT
 from tools.site import build as builder
 from tools.site import extension
 
-HEIGHTS = {390: 844, 1280: 900}
 WIDE = ("index", "02_cosine_and_correlation", "performance", "api")  # looked at on a desk as well, half in a language
 NO_PAGE = {"", ".teaching", ".teaching.plots", ".experiments", ".survey"}  # rooms, which hold nothing of their own
 BEHIND = (".kernels.", ".wheels.", ".teaching.checks.", ".survey.__main__")  # what nobody imports by name
@@ -42,11 +39,6 @@ LOOK = """async () => {
     boxes: document.querySelectorAll('pagefind-modal-trigger, .sidebar-search, form[role=search]').length,
   };
 }"""
-FIND = """async ([bundle, query]) => {
-  const pagefind = await import(bundle);
-  const found = await pagefind.search(query);
-  return Promise.all(found.results.slice(0, 10).map(async result => (await result.data()).excerpt));
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +56,7 @@ def address(site):
 
 @pytest.fixture(scope="module")
 def page(browser):
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    yield context.new_page()
-    context.close()
+    return browser.new_page()
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +65,12 @@ def visits(site, address, page):
     seen = {}
     complaints, requests = watch(page)
     wide = [f"{('vi', 'en')[at % 2]}/{name}.html" for at, name in enumerate(WIDE)]
-    for path, width in [*((path, 1280) for path in wide), *((path, 390) for path in html_files(site))]:
-        page.set_viewport_size({"width": width, "height": HEIGHTS[width]})
+    for path, width in [*((path, 390) for path in html_files(site)), *((path, 1280) for path in wide)]:
+        page.set_viewport_size({"width": width, "height": 900})
         page.goto(f"{address}/{path}", wait_until="load")
         seen[path, width] = page.evaluate(LOOK) | {"complaints": [*complaints], "requests": [*requests]}
         complaints.clear()
         requests.clear()
-    page.set_viewport_size({"width": 1280, "height": 900})
     return seen
 
 
@@ -91,19 +80,17 @@ def html_files(site):
 
 
 class Reader(HTMLParser):
-    """What a page links to, what it loads, and the ids that it has."""
+    """What a page links to or loads, and the ids that it has."""
 
     def __init__(self, path):
         super().__init__()
-        self.links, self.loads, self.ids, self.switch = [], [], {""}, None
+        self.links, self.ids, self.switch = [], {""}, None
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.ids.add(attributes.get("id", ""))
-        for name in ("href", "src"):
-            if attributes.get(name):
-                (self.links if tag == "a" else self.loads).append(attributes[name])
+        self.links += filter(None, map(attributes.get, ("href", "src")))
         if "data-language" in attributes:
             self.switch = attributes["data-language"], attributes["href"]
 
@@ -129,7 +116,7 @@ def test_every_notebook_and_page_is_there_in_both_languages(site):
 def test_no_link_inside_the_site_is_broken_and_no_anchor_is_missing(read):
     broken = []
     for path, page in read.items():
-        for target in page.links + page.loads:
+        for target in page.links:
             parts = urlsplit(target)
             if parts.scheme or parts.netloc:
                 continue
@@ -145,7 +132,6 @@ def test_the_language_switch_leads_to_the_same_page_and_back(site, read):
         language, target = read[path].switch
         other = (path.parent / target).resolve()
         assert language == other.parent.name != path.parent.name and other.name == path.name
-        assert (other.parent / read[other].switch[1]).resolve() == path
 
 
 def test_notebooks_fold_solutions_and_setup_and_can_be_downloaded(site):
@@ -185,52 +171,33 @@ def test_pages_are_whole_quiet_and_ask_no_other_host(visits, address):
         assert seen["formulas"] > 20 or "02_cosine_and_correlation" not in where[0], where
 
 
-def test_search_finds_vietnamese_words_with_and_without_their_marks(page, address):
-    page.goto(f"{address}/vi/index.html")
-    for words in ("chú ý", "trung bình", "độ dời", "đối chứng"):
-        bare = unicodedata.normalize("NFD", words)
-        bare = "".join(letter for letter in bare if not unicodedata.combining(letter)).replace("đ", "d")
-        assert bare != words
-        for query in (words, bare):
-            excerpts = page.evaluate(FIND, [f"{address}/vi/pagefind/pagefind.js", query])
-            # "qwertz" finds pages too, by its first letter: what counts is that the words stand in the excerpt
-            assert any(words in re.sub("<.*?>", "", found).lower() for found in excerpts), (query, excerpts)
-
-
-def test_a_reader_types_into_the_search_box_and_opens_a_result(page, address):
-    for language, query, wanted in (("vi", "do doi trung binh", "06_mean_offset"), ("en", "jackknife", "06_")):
+def test_a_reader_finds_words_with_and_without_marks_and_opens_a_result(page, address):
+    for language, query, words, wanted in (
+        ("vi", "độ dời trung bình", "độ dời", "06_mean_offset"),
+        ("vi", "do doi trung binh", "độ dời", "06_mean_offset"),
+        ("en", "jackknife", "jackknife", "06_"),
+    ):
         page.goto(f"{address}/{language}/scale.html")
         page.locator("pagefind-modal-trigger button").click()
-        box = page.locator("pagefind-modal input")
-        box.fill(unicodedata.normalize("NFD", query))
-        assert box.input_value() == query
+        page.locator("pagefind-modal input").fill(query)
         link = page.locator(f"pagefind-modal a[href*='{wanted}']").first
         link.wait_for(timeout=20_000)
-        assert "\u2063" not in page.locator("pagefind-modal").inner_html()  # words for the index only
+        found = page.locator("pagefind-modal").inner_text()
+        assert words in found.lower(), (query, found)  # other words find pages too, by their first letters
+        assert "\u2063" not in found  # words for the index only
         link.click()
         page.wait_for_url(f"**/{language}/{wanted}*")
-        assert page.locator("html").get_attribute("lang") == language
 
 
 def test_the_front_page_leads_to_the_language_of_the_browser_or_chosen(browser, address):
     for locale, language, other in (("vi-VN", "vi", "en"), ("fr-FR", "en", "vi")):
-        context = browser.new_context(locale=locale)
-        page = context.new_page()
+        page = browser.new_page(locale=locale)
         page.goto(address)
         page.wait_for_url(f"{address}/{language}/index.html")
         page.locator("a[data-language]").click()
         page.wait_for_url(f"{address}/{other}/index.html")
         page.goto(address)
         page.wait_for_url(f"{address}/{other}/index.html")
-        context.close()
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(address)
-    assert [link.get_attribute("href") for link in page.locator("a").all()] == ["vi/index.html", "en/index.html"]
-    context.close()
-
-
-# ---- the builder ---------------------------------------------------------------------------------
 
 
 def test_a_published_address_is_linked_and_without_one_words_stay(tmp_path, monkeypatch):

@@ -47,10 +47,8 @@ def random_gpt2(smollm2, tmp_path_factory):
     """Folder of an untrained GPT-2 of two layers with the tokenizer of SmolLM2."""
     folder, tokenizer = tmp_path_factory.mktemp("models") / "random-gpt2", smollm2[1]
     torch.manual_seed(0)
-    special = {"bos_token_id": 0, "eos_token_id": 0}
-    config = transformers.GPT2Config(
-        vocab_size=len(tokenizer), n_positions=64, n_embd=48, n_layer=2, n_head=4, **special
-    )
+    sizes = {"vocab_size": len(tokenizer), "n_positions": 64, "n_embd": 48, "n_layer": 2, "n_head": 4}
+    config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -61,18 +59,12 @@ def test_a_notebook_says_in_one_sentence_which_models_it_takes():
     small.provenance = encoder.provenance = "this model"
     takes(small, causal=True, layers=3)
     takes(encoder, layers=3)
-    refused(
-        "mô hình có ít nhất 4 tầng, không dùng được với this",
-        "a model of 4 layers or more",
-        lambda: takes(small, layers=4),
-    )
+    vi, en = "mô hình có ít nhất 4 tầng, không dùng được với this", "a model of 4 layers or more"
+    refused(vi, en, lambda: takes(small, layers=4))
+    vi, en = "mô hình ngôn ngữ nhân quả, không dùng", "a causal language model, not this"
     for model in (encoder, small.model):  # the second has no head
         model.provenance = "this model"
-        refused(
-            "mô hình ngôn ngữ nhân quả, không dùng",
-            "a causal language model, not this",
-            lambda m=model: takes(m, causal=True),
-        )
+        refused(vi, en, lambda m=model: takes(m, causal=True))
 
 
 MESSY = (

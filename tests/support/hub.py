@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import nbformat
@@ -27,11 +27,9 @@ HEADER = {"Authorization": f"token {TOKEN}"}
 
 
 def free_ports(n):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(n)]
+        return [s.getsockname()[1] for s in sockets]
 
 
 def obey_permissions():
@@ -84,7 +82,7 @@ class Hub:
                 stderr=output,
                 preexec_fn=obey_permissions,  # noqa: PLW1509  (two system calls; no thread has started yet)
             )
-        self.family = {}
+        self.family = {self.process.pid: psutil.Process(self.process.pid)}
         self.peaks, self.most, self.seconds = {}, {}, {}
         self._watching = threading.Event()
 
@@ -99,7 +97,7 @@ class Hub:
         raise TimeoutError(f"still not: {what}\n{self.log.read_text(errors='replace')[-4000:]}")
 
     def remember(self):
-        """Every process below the hub, also those that will have lost their parent."""
+        """The hub and every process below it, also those that will have lost their parent."""
         with suppress(psutil.NoSuchProcess):
             found = psutil.Process(self.process.pid).children(recursive=True)
             self.family |= {process.pid: process for process in found}
@@ -118,9 +116,9 @@ class Hub:
         while not self._watching.wait(pause):
             now = {}
             for process in self.remember():
-                with suppress(psutil.Error, KeyError):
-                    user = self.seconds.get(process.pid, (process.environ()["JUPYTERHUB_USER"],))[0]
-                    if not user:  # a service of the hub
+                with suppress(psutil.Error):
+                    user = process.environ().get("JUPYTERHUB_USER")
+                    if not user:  # the hub or a service of it
                         continue
                     used = process.memory_full_info()
                     self.seconds[process.pid] = user, sum(process.cpu_times()[:2])
@@ -144,8 +142,6 @@ class Hub:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=10)
-        self.process.kill()
-        self.process.wait()
 
 
 @contextmanager
@@ -170,13 +166,11 @@ class Student:
         assert answer.ok, f"{method} {address}: {answer.status_code} {answer.text[:300]}"
         return answer.json() if answer.content else None
 
-    def start_server(self):
+    def do(self, path):
+        """([(number of a cell, its traceback)], number of code cells, what was printed) of a notebook."""
         self.ask("POST", self.user)
         self.ask("POST", f"{self.user}/server")
         self.hub.wait(self.user, lambda: self.ask("GET", self.user)["servers"].get("", {}).get("ready"))
-
-    def run(self, path):
-        """([(number of a cell, its traceback)], number of code cells, what was printed) of a notebook."""
         notebook = nbformat.from_dict(self.ask("GET", f"{self.server}/contents/{path}")["content"])
         code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         kernel = {"path": path, "type": "notebook", "name": "", "kernel": {"name": "python3"}}
@@ -187,10 +181,6 @@ class Student:
         self.ask("DELETE", f"{self.server}/sessions/{session['id']}")
         errors = [(n, "\n".join(a["content"]["traceback"])) for n, a in answers if a["msg_type"] == "error"]
         return errors, len(code), "".join(a["content"]["text"] for _, a in answers if a["msg_type"] == "stream")
-
-    def do(self, path):
-        self.start_server()
-        return self.run(path)
 
 
 def execute(channel, source):

@@ -18,20 +18,11 @@ def watch(page):
     return complaints, requests
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """The standard library's file server, without its log."""
-
-    def log_message(self, *_):
-        pass
-
-
 @contextmanager
 def served(folder):
     """Address of a plain file server on `folder`."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
         server.shutdown()
-        server.server_close()

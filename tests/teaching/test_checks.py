@@ -1,10 +1,8 @@
 """Feedback on exercises: right answers pass, and any other gets one sentence, in both languages, without the answer."""
 
-import ast
 import functools
 import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +47,6 @@ def test_every_exercise_has_a_notebook_a_solution_and_a_mistake():
     sources = "".join(path.read_text(encoding="utf-8") for path in (answers.ROOT / "notebooks/source").glob("*.py"))
     for numbers in (re.findall(r'check\("([\d.]+)"', sources), SOLUTIONS, [row[0] for row in MISTAKES]):
         assert set(numbers) == set(EXERCISES)
-    assert list(EXERCISES) == sorted(EXERCISES, key=lambda number: [int(part) for part in number.split(".")])
 
 
 def test_right_answer_passes_whatever_way_and_kind_it_was_found():
@@ -129,14 +126,6 @@ def test_any_other_answer_gets_one_sentence_without_the_answer(number):
     if number in FUNCTIONS:
         parts, text = solution_parts(number), "".join(text.split())
         assert parts and not [part for part in parts if part in text]
-
-
-def test_no_hint_shows_what_a_hidden_example_should_give():
-    trees = [ast.parse(p.read_text(encoding="utf-8")) for p in Path(checks.__file__).parent.glob("nb*.py")]
-    fields = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FormattedValue)]
-    shown = {name.id for field in fields for name in ast.walk(field) if isinstance(name, ast.Name)}
-    hidden = {"expected", "outside", "shared", "same", "every", "gap", "widest", "ends", "centre", "smile"}
-    assert "answer" in shown and not shown & hidden
 
 
 def test_unknown_exercise_is_refused_with_the_known_ones():

@@ -167,9 +167,6 @@ def test_blocks_draw_the_layers_asked_for_on_one_scale_with_the_null(figures):
     ((left, right),) = {panel.get_xlim() for panel in panels}
     assert left < -1 and right > 1  # the outer bins are visible
     assert notes(figures["blocks"]) == [[label("no_pairs")]] * 3 + [[]] * 3
-    without_layers = plots.plot_blocks(ONE["cosine"])
-    assert len(without_layers.axes) == 3 and "layer" not in without_layers.axes[0].get_ylabel()
-    plt.close(without_layers)
 
 
 def test_conditions_show_each_histogram_under_its_name(figures):
@@ -180,9 +177,6 @@ def test_conditions_show_each_histogram_under_its_name(figures):
             assert heights(axis, name, 100) == pytest.approx(densities(result[measure][block]).numpy())
     for row in (axes[:3], axes[3:]):
         assert len({panel.get_ylim() for panel in row}) == 1 and row[0].get_ylim()[0] == 0
-    figure = plots.plot_conditions({"target": block_histograms(torch.full((5, 8), 2.0), (4, 2, 2))})
-    assert notes(figure) == [[]] * 3 + [[label("no_pairs")]] * 3  # cosines above, correlations below
-    plt.close(figure)
 
 
 def test_one_curve_draws_every_point_and_the_null_at_its_number(figures):

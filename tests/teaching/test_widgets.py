@@ -2,7 +2,6 @@
 
 import io
 import re
-import statistics
 import time
 import warnings
 
@@ -10,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from ipywidgets import VBox
 from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 from PIL import Image
@@ -96,13 +94,7 @@ def test_explorer_follows_its_selector_in_either_language(name):
         seen[language] = " ".join(labels | {shown, explorer.selector.description})
         assert explorer.selector.description == label(key)
     assert re.search("[ạ-ỹđ]", seen["vi"]) and not re.search("[ạ-ỹđăâêôơư]", seen["en"])
-    assert isinstance(explorer.widget, VBox) and explorer.selector in explorer.widget.children
-    if name != "mask":
-        assert explorer.selector.continuous_update and explorer.selector.readout
-    assert not getattr(explorer.image, "tooltip", None)  # with one it would fail in the browser
-    figure = explorer.figure
-    assert Image.open(io.BytesIO(figure._repr_png_())).size == tuple((figure.get_size_inches() * 100).round())
-    assert re.fullmatch(r"<StillFigure size \d+x\d+ with \d Axes>", repr(figure))
+    assert explorer.figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
     assert plt.get_fignums() == []  # pyplot is left alone
     set_language("vi")
     explorer.redraw(values[-1])
@@ -220,17 +212,10 @@ def test_wrong_arguments_are_refused_with_what_came_and_what_to_do(make, message
 
 
 def test_redraw_on_a_layer_as_wide_as_that_of_a_model_is_quick():
-    sizes = (576, 192, 192)  # of SmolLM2
-    x = normal(54, sum(sizes))
-    cases = {
-        "mask": (mask_explorer(sizes), ["QK", "VV", "QV"]),
-        "centring": (centring_explorer(x, sizes), [1 / 13, 2 / 13, 3 / 13]),  # none prepared
-        "layers": (layer_explorer(*[H["cosine"]] * 3), [1, 2, 0]),  # drawing takes the same for any sizes
-    }
-    for name, (explorer, values) in cases.items():
-        times = []
-        for value in values:
-            start = time.process_time()
-            explorer.redraw(value)
-            times.append(time.process_time() - start)
-        assert statistics.median(times) < 0.6, name  # far above what is wanted (0.15): the machine may be slow or busy
+    sizes, times = (576, 192, 192), []  # of SmolLM2
+    explorer = centring_explorer(normal(54, sum(sizes)), sizes)  # the one that computes at each step
+    for value in (1 / 13, 2 / 13, 3 / 13):  # none prepared
+        start = time.process_time()
+        explorer.redraw(value)
+        times.append(time.process_time() - start)
+    assert sorted(times)[1] < 0.6  # far above what is wanted (0.15): the machine may be slow or busy
