@@ -242,11 +242,11 @@ def test_interrupted_download_ends_its_process(python, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
 
+    before = set(psutil.Process().children())  # other tests may have left helpers of multiprocessing
     monkeypatch.setattr(time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         python("time.sleep(60)")
-    started = [child for child in psutil.Process().children() if child.name() == "python"]
-    assert psutil.wait_procs(started, timeout=5)[1] == []
+    assert psutil.wait_procs(set(psutil.Process().children()) - before, timeout=5)[1] == []
 
 
 def test_failing_pip_is_quoted_and_the_way_out_shown(python):
