@@ -1,4 +1,4 @@
-"""edit_qkv on every architecture: against what is captured, and attention recomputed by hand."""
+"""edit_qkv on every architecture: against changed weights, attention recomputed by hand, and the model's own parts."""
 
 import copy
 from functools import partial
@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers
 
-from helpers import capture_qkv, edit_qkv
+from helpers import attention_modules, capture_qkv, edit_qkv
 from helpers.experiments.edit import recorded
 from helpers.masks import PARTS
 from tests.support.refusal import assert_refused
-from tests.support.tiny import FAMILIES, ROTARY, by_head, random_batch, random_model, rotate
+from tests.support.tiny import FAMILIES, N_HEAD, ROTARY, by_head, random_batch, random_model, rotate
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +50,36 @@ def test_edit_that_changes_nothing_changes_no_bit(models, batch, plain, name):
         assert n_hooks(models[name]) == hooks
 
 
+def without(model, name, layer, part):
+    """A copy whose projection to one part is zero, found in the weights by arithmetic of its own."""
+    model = copy.deepcopy(model)
+    attention, at = attention_modules(model)[layer], PARTS.index(part)
+    if name == "gpt2":
+        attention.c_attn.weight[:, 32 * at : 32 * (at + 1)] = 0  # Conv1D: [in, out]
+        attention.c_attn.bias[32 * at : 32 * (at + 1)] = 0
+    elif name == "gpt_neox":
+        for head in range(N_HEAD):
+            rows = slice(24 * head + 8 * at, 24 * head + 8 * at + 8)
+            attention.query_key_value.weight[rows] = 0
+            attention.query_key_value.bias[rows] = 0
+    else:
+        names = {"Q": ("q_proj", "query", "q_lin"), "K": ("k_proj", "key", "k_lin"), "V": ("v_proj", "value", "v_lin")}
+        projection = next(module for child, module in attention.named_children() if child in names[part])
+        for weight in projection.parameters():
+            weight.zero_()
+    return model
+
+
 @pytest.mark.parametrize("name", FAMILIES)
-def test_edit_changes_its_part_alone_and_what_the_model_computes(models, batch, plain, name):
+def test_setting_a_part_to_zero_is_the_model_without_those_weights(models, batch, plain, name):
     model, real = models[name], batch["attention_mask"].bool()
-    before = capture_qkv(model, batch, layers=1)
     for part in PARTS:
         late = part != "V" and name not in ROTARY  # after a rotary step that is not there: the same place
-        with (
-            edit_qkv(model, 1, part, lambda values, _: values + 1, after_rotary=late),
-            edit_qkv(model, 1, part, lambda values, _: values * 2, after_rotary=late),  # the outer one comes first
-        ):
-            found = capture_qkv(model, batch, layers=1)
-            assert not torch.allclose(hidden(model, batch)[real], plain[name][real], atol=1e-3), part
-        for other in PARTS:
-            old, new = (getattr(qkv, other.lower()) for qkv in (before, found))
-            assert torch.allclose(new, (old + 1) * 2 if other == part else old), (part, other)
+        expected = hidden(without(model, name, 1, part), batch)[real]
+        with edit_qkv(model, 1, part, lambda values, positions: 0 * values, after_rotary=late):
+            found = hidden(model, batch)[real]
+        assert torch.allclose(found, expected, atol=1e-5), part
+        assert not torch.allclose(found, plain[name][real], atol=1e-3), part
 
 
 @pytest.mark.parametrize("part", ["Q", "K"])
@@ -126,7 +141,17 @@ def test_edit_in_place_is_an_edit_and_no_hook_is_left_after_an_error(models, bat
         assert torch.equal(hidden(model, batch), expected)
     with pytest.raises(ZeroDivisionError), edit_qkv(model, None, "K", lambda k, _: 1 // 0, after_rotary=after_rotary):
         hidden(model, batch)
+    with pytest.raises(KeyError), edit_qkv(model, None, "K", lambda k, _: 2 * k, after_rotary=after_rotary):
+        raise KeyError
     assert n_hooks(model) == hooks and torch.equal(hidden(model, batch), plain["llama"])
+
+
+def test_capture_sees_edits_and_the_outer_of_two_comes_first(models, batch):
+    model = models["gpt2"]
+    plain = capture_qkv(model, batch, layers=1)
+    with edit_qkv(model, 1, "V", lambda v, _: v + 1), edit_qkv(model, 1, "V", lambda v, _: v * 2):
+        captured = capture_qkv(model, batch, layers=1)
+    assert torch.allclose(captured.v, (plain.v + 1) * 2) and torch.equal(captured.q, plain.q)
 
 
 REFUSED = (
@@ -138,10 +163,13 @@ REFUSED = (
 )
 
 
-def test_wrong_arguments_are_refused(models, batch):
+def test_wrong_arguments_are_refused_and_nothing_stays_hooked(models, batch):
+    model, hooks = models["gpt2"], n_hooks(models["gpt2"])
+
     def edited(layers, part, fn, after_rotary):
-        with edit_qkv(models["gpt2"], layers, part, fn, after_rotary=after_rotary):
-            hidden(models["gpt2"], batch)
+        with edit_qkv(model, layers, part, fn, after_rotary=after_rotary):
+            hidden(model, batch)
 
     for *arguments, message in REFUSED:
         assert_refused(partial(edited, *arguments), ValueError, message)
+    assert n_hooks(model) == hooks

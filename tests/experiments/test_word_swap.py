@@ -1,6 +1,8 @@
-"""One place filled with one word or another, against the whole model; the swap that notebook 09 and README show."""
+"""The swap of one word's offset against an experiment with hooks of its own, and against what notebook 09 stores."""
 
 import re
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -9,7 +11,7 @@ import torch
 
 from helpers import capture_qkv, token_id_of
 from helpers.experiments.word_swap import WordSlot
-from tests.support.tiny import CAUSAL, LENGTHS, language_model, random_batch
+from tests.support.tiny import CAUSAL, language_model, random_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = {
@@ -39,6 +41,12 @@ def with_word(batch, positions, word):
     return {"input_ids": ids, "attention_mask": batch["attention_mask"]}
 
 
+def after_word(values, positions, lengths):
+    """What stands at the tokens after the word, but for the last, of each sentence: a list of `[token, ...]`."""
+    places = zip(values, positions.tolist(), lengths.tolist(), strict=True)
+    return [row[place + 1 : length - 1] for row, place, length in places]
+
+
 @pytest.fixture
 def slot(model):
     return WordSlot(model, random_batch(), POSITIONS)
@@ -50,7 +58,7 @@ def test_predictions_are_those_of_the_whole_model_on_whole_sentences(model, slot
     def expected(word):
         with torch.no_grad():
             log_p = model(**with_word(batch, POSITIONS, word)).logits.double().log_softmax(dim=-1)
-        return [rows[place + 1 : length - 1] for rows, place, length in zip(log_p, POSITIONS, LENGTHS, strict=True)]
+        return after_word(log_p, POSITIONS, batch["attention_mask"].sum(dim=1))
 
     p, q, found = expected(5), expected(9), slot.predict(5)
     assert torch.allclose(found.double(), torch.cat(p), atol=1e-4)
@@ -84,6 +92,37 @@ def test_word_that_stands_first_or_that_nothing_follows_is_refused():
         slot.predict(5)
 
 
+def run(model, batch, positions, word, new=None):
+    """By hooks of its own: (hidden states after the word, {projection: `[layer, sentence, feature]` at the word}).
+
+    `new` is written into the k_proj and v_proj of every layer there.
+    """
+    at, seen, hooks = (torch.arange(len(positions)), positions), {"k_proj": [], "v_proj": []}, ExitStack()
+
+    def hook(name, layer, module, args, output):
+        if new is not None:
+            output = output.clone()
+            output[at] = new[name][layer]
+        seen[name].append(output[at].clone())
+        return output
+
+    with torch.no_grad(), hooks:
+        for layer, block in enumerate(model.model.layers):
+            for name in seen:
+                handle = getattr(block.self_attn, name).register_forward_hook(partial(hook, name, layer))
+                hooks.callback(handle.remove)
+        hidden = model.model(**with_word(batch, positions, word)).last_hidden_state
+    after = after_word(hidden, positions, batch["attention_mask"].sum(dim=1))
+    return after, {name: torch.stack(vectors) for name, vectors in seen.items()}
+
+
+def kl(model, goal, found):
+    """KL(goal || found) after the word, mean over tokens, then over sentences."""
+    with torch.no_grad():
+        p, q = ([model.lm_head(rows).double().log_softmax(-1) for rows in of] for of in (goal, found))
+    return float(torch.stack([(a.exp() * (a - b)).sum(-1).mean() for a, b in zip(p, q, strict=True)]).mean())
+
+
 def stored_table(language):
     """{name of the edit: {word: KL}} as notebook 09 printed it."""
     notebook = nbformat.read(ROOT / "notebooks" / language / "09_what_the_offset_does.ipynb", as_version=4)
@@ -101,18 +140,18 @@ def stored_table(language):
     return rows
 
 
-def test_swap_stored_and_in_the_readme_comes_out_again(smollm2, her_batch, her_positions):
-    """Even sentences for the means; odd ones measured."""
-    her, him = (token_id_of(smollm2[1], word) for word in (" her", " him"))
-    even, odd = (
-        WordSlot(smollm2[0], {key: value[start::2] for key, value in her_batch.items()}, her_positions[start::2])
-        for start in (0, 1)
-    )
-    shift = {part: (even.capture(him)[part] - even.capture(her)[part]).mean(dim=1, keepdim=True) for part in "KV"}
-    offset = odd.predict(her, **{part: odd.capture(her)[part] + shift[part] for part in shift})
-    deviation = odd.predict(her, **{part: odd.capture(him)[part] - shift[part] for part in shift})
-    found = (odd.predict(her), offset, deviation)
-    expected = [float(odd.kl(odd.predict(him), log_p).mean()) for log_p in found]
+def test_swap_stored_and_in_the_readme_comes_out_of_hooks_of_its_own(smollm2, her_batch, her_positions):
+    """Even sentences for the means, up to the word; odd ones measured."""
+    model, words = smollm2[0], [token_id_of(smollm2[1], word) for word in (" her", " him")]
+    even, odd = her_positions[::2], her_positions[1::2]
+    before, whole = ({k: v[start::2] for k, v in her_batch.items()} for start in (0, 1))
+    before = {key: value[:, : int(even.max()) + 1] for key, value in before.items()}
+    her, him = (run(model, before, even, word)[1] for word in words)
+    shift = {name: (him[name] - her[name]).mean(dim=1, keepdim=True) for name in her}
+    (plain, mine), (goal, theirs) = (run(model, whole, odd, word) for word in words)
+    offset = run(model, whole, odd, words[0], {name: mine[name] + shift[name] for name in shift})[0]
+    deviation = run(model, whole, odd, words[0], {name: theirs[name] - shift[name] for name in shift})[0]
+    expected = [kl(model, goal, found) for found in (plain, offset, deviation)]
     for page, lines in SHOWN.items():
         rows, text = stored_table("vi" if ".vi" in page else "en"), (ROOT / page).read_text(encoding="utf-8")
         assert [rows[line]["him"] for line, _ in lines] == pytest.approx(expected, abs=0.002), page
