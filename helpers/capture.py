@@ -16,7 +16,7 @@ from numbers import Integral
 
 import torch
 
-from helpers.masks import PARTS
+from helpers.masks import check_part
 from helpers.settings import say
 from helpers.text import shortened
 
@@ -108,9 +108,7 @@ class QKV:
 
     def heads(self, part):
         """One part ("Q", "K" or "V") cut into heads: `[layer, sentence, (token,) head, d_head]`."""
-        if part not in PARTS:
-            vi = f"cần part là 'Q', 'K' hoặc 'V', nhận được {part!r}"
-            raise ValueError(say(vi, f"expected part 'Q', 'K' or 'V', got {part!r}"))
+        check_part(part)
         return getattr(self, part.lower()).unflatten(-1, (-1, self.d_head))
 
 

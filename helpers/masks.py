@@ -44,6 +44,13 @@ def check_measure(measure):
         raise ValueError(say(vi, f"unknown measure {measure!r}: expected 'cosine' or 'correlation'"))
 
 
+def check_part(part):
+    """Raise `ValueError` unless `part` is one of `PARTS`."""
+    if part not in PARTS:
+        vi = f"cần part là 'Q', 'K' hoặc 'V', nhận được {part!r}"
+        raise ValueError(say(vi, f"expected part 'Q', 'K' or 'V', got {part!r}"))
+
+
 def vector_mask(sizes):
     """Code of every feature: 1 for Q, 2 for K, 3 for V.  Returns uint8 `[F]`, F = sum(sizes).
 

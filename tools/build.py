@@ -7,7 +7,6 @@ python -m tools.build --check          compare what is stored with the sources (
 """
 
 import argparse
-import ast
 import base64
 import io
 import itertools
@@ -19,7 +18,7 @@ import nbformat
 from PIL import Image
 
 from tools import course
-from tools.course import LANGUAGES, assemble, read_address, readmes, sources, stored
+from tools.course import LANGUAGES, assemble, only_imports, read_address, readmes, sources, stored
 from tools.execute import Job, code_cells, execute_all, pictures
 
 MOST_KILOBYTES = 800
@@ -102,11 +101,7 @@ def _code(cell):
     """What decides about a cell's output: not where `helpers` is found, nor from where a name is imported."""
     if "setup" in cell.metadata.get("tags", []):
         return "setup"
-    try:
-        only_imports = all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(cell.source).body)
-    except SyntaxError:  # a magic
-        only_imports = False
-    return "imports" if only_imports else cell.source
+    return "imports" if only_imports(cell.source) else cell.source
 
 
 def write_badges():

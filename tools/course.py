@@ -5,6 +5,7 @@ pairs; code cells are shared, but for the argument of `set_language`.  The cell 
 replaced by source/setup_cell.py.  The address of the repository stands in pyproject.toml, [tool.qkv].
 """
 
+import ast
 import functools
 import hashlib
 import re
@@ -53,6 +54,14 @@ def read_address():
         if not isinstance(value, str) or not re.fullmatch(form, value, re.ASCII):
             raise ValueError(f"pyproject.toml, [tool.qkv]: {name} is {value!r}; expected {expected}")
     return address
+
+
+def only_imports(source):
+    """Whether a code cell does nothing but import."""
+    try:
+        return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+    except SyntaxError:  # a magic
+        return False
 
 
 def sources(prefix=""):

@@ -39,23 +39,22 @@ def at_a_time():
     return max(1, min(cores, psutil.virtual_memory().available // KERNEL_BYTES))
 
 
-def execute(notebook, folder, after_cell=lambda: None, kernel=None):
-    """Run all cells with `folder` as working directory, outputs in place.  Returns the kernel's CPU seconds.
+def execute(notebook, folder, after_cell, kernel):
+    """Run all cells, outputs in place.  Returns the CPU seconds of the kernel since it started.
 
-    kernel: a kernel manager that several notebooks use in turn; it is started here, and its owner ends it.
+    kernel: a manager; the first to use it starts its kernel, in `folder`, and its owner ends it.
     """
     seconds = 0.0
 
     def cell_executed(**_):
         nonlocal seconds
-        seconds = sum(psutil.Process(client.km.provisioner.pid).cpu_times()[:4])  # with its children's
+        seconds = sum(psutil.Process(kernel.provisioner.pid).cpu_times()[:4])  # with its children's
         after_cell()
 
     client = NotebookClient(
         notebook,
         km=kernel,
         timeout=600,
-        kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},
         extra_arguments=["--log-level=40"],
         record_timing=False,

@@ -13,7 +13,6 @@ What becomes a slide follows from rules alone, so no notebook carries slide meta
 """
 
 import argparse
-import ast
 import math
 import re
 import shutil
@@ -26,7 +25,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
-from tools.course import LANGUAGES, ROOT, sources, stored
+from tools.course import LANGUAGES, ROOT, only_imports, sources, stored
+from tools.execute import pictures
 
 WIDTH, HEIGHT = 1280, 720
 MOST_CODE = 12  # lines of source that are shown
@@ -102,16 +102,19 @@ def left_out(cell):
     """Whether a cell has no place on the slides."""
     if cell.cell_type == "markdown":
         return cell.id.startswith("links-")
-    imports = all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in ast.parse(cell.source).body)
-    return imports or cell.source.endswith(".widget") or bool({"setup", "solution"} & {*cell.metadata.get("tags", [])})
+    return (
+        only_imports(cell.source)
+        or cell.source.endswith(".widget")
+        or bool({"setup", "solution"} & {*cell.metadata.get("tags", [])})
+    )
 
 
 def code(cell):
     """What is shown of a code cell: its source, then what it printed, then its figures."""
     shown = cell.source if len(cell.source.splitlines()) <= MOST_CODE else ""
-    outputs = [] if "exercise" in cell.metadata.get("tags", []) else cell.outputs
-    figures = [output for output in outputs if "image/png" in output.get("data", {})]
-    printed = [output for output in outputs if output not in figures]
+    asked = "exercise" in cell.metadata.get("tags", [])  # what it printed says that nobody has solved it
+    figures = [] if asked else pictures(cell)
+    printed = [] if asked else [output for output in cell.outputs if output not in figures]
     printed_text = "".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in printed)
     for figure in figures:
         figure.data.pop("text/plain", None)

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from helpers.capture import adapter_of, attention_modules, layer_numbers
-from helpers.masks import PARTS
+from helpers.masks import PARTS, check_part
 from helpers.settings import say
 
 
@@ -33,9 +33,7 @@ def edit_qkv(model, layers, part, fn, *, after_rotary=False):
     Source: PyTorch lets a forward hook replace the output.  An edit after the rotary step is carried
     back through the rotation R: k + R^-1 (fn(R k) - R k), with the model's own function for R.
     """
-    if part not in PARTS:
-        vi, en = f"cần part là 'Q', 'K' hoặc 'V', nhận được {part!r}", f"expected part 'Q', 'K' or 'V', got {part!r}"
-        raise ValueError(say(vi, en))
+    check_part(part)
     if after_rotary and part == "V":
         vi = "V không qua bước xoay: hãy bỏ after_rotary, hoặc sửa 'Q' hay 'K'"
         en = "V does not pass through a rotary step: leave after_rotary out, or edit 'Q' or 'K'"

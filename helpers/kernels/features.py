@@ -33,6 +33,13 @@ def constant_limit(dtype):
     return (CONSTANT_HALF if dtype.itemsize == 2 else CONSTANT) * torch.finfo(dtype).eps
 
 
+def centre(x64):
+    """Means `[..., F]`, in two passes, and what is around them `[..., sample, F]`; `x64` float64 of that shape."""
+    mean = x64.mean(dim=-2)
+    mean = mean + (x64 - mean.unsqueeze(-2)).mean(dim=-2)  # second pass: what rounding left
+    return mean, x64 - mean.unsqueeze(-2)
+
+
 def standardise(x):
     """Centre every feature and give it length 1.
 
@@ -47,9 +54,7 @@ def standardise(x):
     if x.dtype == torch.float64:  # squares of 1e200 or 1e-200 leave the range; a power of two costs no digits
         largest = x64.abs().amax(dim=-2, keepdim=True)  # [..., 1, F]
         x64 = torch.ldexp(x64, -torch.frexp(largest).exponent)
-    mean = x64.mean(dim=-2)  # [..., F]
-    mean = mean + (x64 - mean.unsqueeze(-2)).mean(dim=-2)  # second pass: what rounding left
-    centred = x64 - mean.unsqueeze(-2)  # [..., sample, F]
+    mean, centred = centre(x64)
     norm = torch.linalg.vector_norm(centred, dim=-2)  # [..., F] = std * sqrt(n)
     f = features_of(mean, norm / x.shape[-2] ** 0.5, x.dtype)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -7,7 +7,7 @@ edge; pairs of a constant (correlation) or zero (cosine) feature are not counted
 import torch
 
 from helpers.kernels.features import standardise
-from helpers.masks import BLOCKS, MEASURES, part_slices
+from helpers.masks import BLOCKS, MEASURES, block_values
 
 CASES = (  # layers, samples, sizes, dtype, bins, threshold: around the borders of a tile, and a model's own size
     (2, 2, (1, 1, 66), torch.float32, 100, 0.9),
@@ -47,9 +47,8 @@ def _matrices(x):
 
 def _blocks(s, sizes):
     """The name of each block of a matrix and its defined values, sorted."""
-    at, above = part_slices(sizes), torch.ones_like(s, dtype=torch.bool).triu(1)
     for block in BLOCKS:
-        values = s[at[block[0]], at[block[1]]][above[at[block[0]], at[block[1]]]]
+        values = block_values(s, sizes, block)
         yield block, values[~values.isnan()].clamp(-1, 1).sort().values.cpu()
 
 

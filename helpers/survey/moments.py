@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from helpers.kernels.features import centre
 from helpers.settings import say
 
 
@@ -44,10 +45,7 @@ def moments(x):
         vi = "x có giá trị NaN hoặc vô hạn: hãy nạp mô hình với dtype=torch.float32, hoặc xem lại dữ liệu vào"
         en = "x holds NaN or infinite values: load the model with dtype=torch.float32, or look at the input"
         raise ValueError(say(vi, en))
-    x64 = x.to(torch.float64)
-    mean = x64.mean(dim=0)  # [F]
-    mean = mean + (x64 - mean).mean(dim=0)  # second pass: what rounding left
-    centred = x64 - mean  # [sample, F]
+    mean, centred = centre(x.to(torch.float64))  # [F], [sample, F]
     return Moments(len(x), mean, centred.mT @ centred, x.dtype)
 
 

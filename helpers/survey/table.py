@@ -27,12 +27,13 @@ from tqdm import tqdm
 from helpers.baselines import null_shares, shuffle_entries, shuffle_within_features
 from helpers.experiments.study import FEWEST, StudyError
 from helpers.kernels.features import features_of
+from helpers.kernels.precision import one_thread
 from helpers.masks import BLOCKS, MEASURES
 from helpers.settings import say
 from helpers.similarity import block_histograms, product_histograms
 from helpers.statistics import effective_n, smile_index
 from helpers.survey.moments import Moments
-from helpers.survey.tasks import MEASURED, add, code_version, one_thread, short_hash
+from helpers.survey.tasks import CPU, MEASURED, add, code_version, short_hash
 
 SHUFFLES = {"entries_shuffled": shuffle_entries, "within_shuffled": shuffle_within_features}
 CONDITIONS = (*MEASURED, *SHUFFLES)
@@ -136,7 +137,7 @@ def write_table(out, groups, failed, store):
     from pyarrow import parquet
 
     staging, schema = out.with_name(out.name + ".tmp"), _schema()
-    with parquet.ParquetWriter(staging, schema) as writer, one_thread():
+    with parquet.ParquetWriter(staging, schema) as writer, one_thread(CPU):
         for group, tasks in tqdm(groups.items(), desc=say("lập bảng", "table"), leave=False):
             if group in failed:
                 continue

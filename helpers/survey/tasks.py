@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import threading
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from helpers.capture import attention_modules, capture_qkv, layer_numbers
+from helpers.kernels.precision import one_thread
 from helpers.models import load_model
 from helpers.settings import get_language, say, set_language
 from helpers.survey.moments import Moments, merge, moments
@@ -26,6 +26,7 @@ from helpers.text import control_positions, encode, find_token, token_id_of, tok
 
 BATCH_TOKENS = 512  # of one forward pass, padding included: every token of a batch is captured
 MEASURED = ("target", "control")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ _loaded = {}
 def run_task(task, language=None):
     """The partial sums of a task as bytes of a safetensors file, or a `Failure` in this language."""
     set_language(language or get_language())
-    with _turn, one_thread():
+    with _turn, one_thread(CPU):  # sums in one order everywhere: the order depends on the number of threads
         key = task.model, _device(task.device)
         try:
             if key not in _loaded:
@@ -96,17 +97,6 @@ def _load(name, device):
         return load_model(name, device=device)  # fails again, in that language
     finally:
         set_language(language)
-
-
-@contextmanager
-def one_thread():
-    """Sums in one order everywhere: the order depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _device(asked):
@@ -182,7 +172,7 @@ def target_token(tokenizer, word):
 def code_version():
     """Hash of what a task's numbers depend on besides its inputs: the rooms of `helpers` that this file imports."""
     helpers = Path(__file__).resolve().parents[1]
-    files = [path for room in ("", "wheels", "survey") for path in sorted((helpers / room).glob("*.py"))]
+    files = [path for room in ("", "wheels", "kernels", "survey") for path in sorted((helpers / room).glob("*.py"))]
     return short_hash(torch.__version__, transformers.__version__, *(path.read_text("utf-8") for path in files))
 
 

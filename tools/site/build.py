@@ -22,6 +22,7 @@ import nbformat
 from bs4 import BeautifulSoup
 
 from tools.course import LANGUAGES, ROOT, on_colab, read_address
+from tools.execute import pictures
 
 HERE = Path(__file__).resolve().parent
 # The navigation: a caption in both languages, and what stands under it.  The notebooks come first; Sphinx
@@ -110,7 +111,7 @@ def notebook_for_the_site(path, language, **where):
         for tag in FOLDED.keys() & set(tags):
             cell.metadata["tags"] = [*tags, "hide-input"]
             settings["code_prompt_show"], settings["code_prompt_hide"] = FOLDED[tag][language]
-        figures = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+        figures = [output.data["image/png"] for output in pictures(cell)]
         if any(width(figure) > WIDE for figure in figures):
             settings["image"] = {"classes": "wide"}  # site.css does not shrink it below what can be read
         if settings:

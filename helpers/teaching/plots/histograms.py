@@ -1,5 +1,7 @@
 """Histograms of similarities."""
 
+from dataclasses import replace
+
 import numpy as np
 import seaborn as sns
 import torch
@@ -115,9 +117,9 @@ def plot_one_curve(cosines, correlations, title=None):
         at, s = (torch.cat(part).numpy(force=True) for part in pairs)
         order = [block for block in BLOCKS if block in names]
         sns.scatterplot(x=at, y=s, hue=names, hue_order=order, palette=COLOURS, s=20, lw=0, ax=axis)
-        middle, edges = rows[0][2].centers.abs().cpu(), rows[0][2].edges.cpu()
-        null = torch.stack([null_shares(k, measure, edges) for k in n])  # [point, bin]
-        s = null[:, middle > 0.8].sum(-1) - null[:, middle < 0.2].sum(-1)
+        any_of_them = rows[0][2]  # they have the same bins
+        null = torch.stack([null_shares(k, measure, any_of_them.edges) for k in n])  # [point, bin]
+        s = smile_index(replace(any_of_them, counts=null)).numpy(force=True)
         axis.plot(x, s, color="black", lw=1.2, label=label("null"))
         axis.axhline(0, color="black", lw=0.5)
         axis.axvline(3**-0.5 if measure == "cosine" else 4, color="0.6", lw=0.8, ls="--")  # the null is uniform
