@@ -6,6 +6,7 @@ The language of the first notebook is that of LANGUAGE, LC_ALL, LC_MESSAGES or L
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -27,7 +28,10 @@ def main():
     first = min((ROOT / "notebooks" / language()).glob("*.ipynb"))
     options = [f"--LabApp.default_url=/lab/tree/work/{first.parent.name}/{first.name}", "--ServerApp.root_dir=."]
     os.chdir(ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *options, *sys.argv[1:]])
+    command = [sys.executable, "-m", "jupyterlab", *options, *sys.argv[1:]]
+    if os.name == "nt":  # there execv returns to the prompt while the server runs on
+        sys.exit(subprocess.run(command, check=False).returncode)
+    os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import nbformat
 import psutil
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from tools import execute, lab, run
 from tools.jupyterhub.hand_out import Copies, hand_out
@@ -80,6 +80,21 @@ def test_interrupt_leaves_no_kernel(tmp_path):
     assert not [kernel for kernel in kernels if kernel.is_running()] and kernels
 
 
+def test_interrupt_while_jobs_are_handed_out_waits_for_no_kernel(tmp_path, monkeypatch):
+    submit = execute.ThreadPoolExecutor.submit
+
+    def interrupted(pool, *work):
+        if work[1] == "vi/b":
+            raise KeyboardInterrupt
+        return submit(pool, *work)
+
+    monkeypatch.setattr(execute.ThreadPoolExecutor, "submit", interrupted)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(execute.execute_all([job("vi/a", SLEEP, tmp_path), job("vi/b", SLEEP, tmp_path)]))
+    assert time.monotonic() - start < 50
+
+
 def test_every_stored_notebook_is_run_and_the_plan_says_how_long(monkeypatch):
     monkeypatch.setattr(run, "at_a_time", lambda: 2)
     jobs = run.jobs()
@@ -107,18 +122,28 @@ def test_run_writes_beside_a_copy_that_a_reader_changed(tmp_path):
 
 def test_working_copies_follow_the_notebooks_until_a_reader_changes_them(tmp_path):
     notebooks, work = tmp_path / "notebooks", tmp_path / "work"
-    for language in ("vi", "en"):
-        (notebooks / language).mkdir(parents=True)
-        (notebooks / language / "01.ipynb").write_text("one")
+
+    def publish(text):
+        cell = new_code_cell(text, id="a", execution_count=3, outputs=[new_output("stream", text="the answer")])
+        for language in ("vi", "en"):
+            (notebooks / language).mkdir(parents=True, exist_ok=True)
+            nbformat.write(new_notebook(cells=[cell]), notebooks / language / "01.ipynb")
+
+    def copy(language):
+        (cell,) = nbformat.read(work / language / "01.ipynb", as_version=4).cells
+        assert not cell.outputs and cell.execution_count is None
+        return cell.source
+
+    publish("một")
     assert hand_out(notebooks, work) == []
     assert {path.relative_to(work).as_posix() for path in work.rglob("*.ipynb")} == {"vi/01.ipynb", "en/01.ipynb"}
+    assert copy("vi") == "một"
     (work / "vi" / "01.ipynb").write_text("answers")
-    for language in ("vi", "en"):
-        (notebooks / language / "01.ipynb").write_text("two")
+    publish("hai")
     assert hand_out(notebooks, work) == ["vi/01.ipynb"]
-    assert (work / "vi" / "01.ipynb").read_text() == "answers" and (work / "en" / "01.ipynb").read_text() == "two"
+    assert (work / "vi" / "01.ipynb").read_text() == "answers" and copy("en") == "hai"
     (work / "vi" / "01.ipynb").unlink()
-    assert hand_out(notebooks, work) == [] and (work / "vi" / "01.ipynb").read_text() == "two"
+    assert hand_out(notebooks, work) == [] and copy("vi") == "hai"
 
 
 def test_lab_opens_the_first_notebook_in_the_readers_language(tmp_path, monkeypatch):

@@ -5,18 +5,28 @@ from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 from docutils import nodes
 
 import helpers
 import tools.course
+from helpers import block_histograms, effective_n, smile_index
 from tests.support.web import served, watch
 from tools.course import LANGUAGES, ROOT
 from tools.site import build as builder
 from tools.site import extension
 
 WIDE = ("index", "02_cosine_and_correlation", "performance", "api")  # looked at on a desk as well, half in a language
-NO_PAGE = {"", ".teaching", ".teaching.plots", ".experiments", ".survey"}  # rooms, which hold nothing of their own
+NO_PAGE = {
+    "",
+    ".teaching",
+    ".teaching.plots",
+    ".experiments",
+    ".survey",
+    ".running",
+}  # rooms, which hold nothing of their own
 BEHIND = (".kernels.", ".wheels.", ".teaching.checks.", ".survey.__main__")  # what nobody imports by name
 LOOK = """async () => {
   if (window.MathJax?.startup) await window.MathJax.startup.promise;
@@ -39,6 +49,21 @@ LOOK = """async () => {
     boxes: document.querySelectorAll('pagefind-modal-trigger, .sidebar-search, form[role=search]').length,
   };
 }"""
+
+
+SETTINGS = (  # of the explorer
+    {},
+    {"a": 1},
+    {"a": 0.5, "block": "KK"},
+    {"layer": 0, "word": "cua"},
+    {"layer": 12, "block": "QK", "a": 0.25},
+    {"layer": 29, "block": "VV", "word": "water"},
+    {"block": "QV", "word": "control", "n": 20},
+    {"block": "KV", "n": 7, "a": 1},
+    {"shuffle": "within", "seed": 5},
+    {"shuffle": "entries", "block": "KK", "layer": 7},
+    {"shuffle": "flip", "seed": 3, "word": "water"},
+)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +169,8 @@ def test_notebooks_fold_solutions_and_setup_and_can_be_downloaded(site):
             assert html.count(f">{builder.FOLDED[tag][language][0]}<") == tags.count(tag), (stored, tag)
         assert '<details class="admonition hide above-input">' in html and "<details open" not in html
         assert f'href="{stored.name}" download' in html
-        assert (site / language / stored.name).read_bytes() == stored.read_bytes()
+        offered = nbformat.read(site / language / stored.name, 4)  # with the library inside: it runs alone
+        assert sum("ARCHIVE = " in cell.source for cell in offered.cells) == 1
 
 
 def test_the_page_of_the_library_has_every_module_and_exported_function(site, read):
@@ -219,3 +245,127 @@ def test_the_builder_does_not_delete_a_folder_that_is_no_site(tmp_path):
     with pytest.raises(ValueError, match="holds something else"):
         builder.build(tmp_path)
     assert (tmp_path / "thesis.txt").exists()
+
+
+# ---- the explorer --------------------------------------------------------------------------------
+
+
+def explorer(browser, address, language="en", width=1280, dark=False, **state):
+    """The page of the explorer in a state, drawn, and what went wrong or was asked for so far."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+    complaints, requests = watch(page)
+    link = "&".join(f"{key}={value}" for key, value in state.items())
+    page.goto(f"{address}/{language}/explorer.html#{link}")
+    page.wait_for_function("document.querySelector('.explorer')?.explorer")
+    return page, complaints, requests
+
+
+def unpacked(site, word, layer):
+    """A file of vectors as `[sample, feature]`, float64."""
+    data = (site / "explorer" / "vectors" / f"{word}-{layer:02}.bin").read_bytes()
+    mean, step = np.frombuffer(data, "<f4", 2 * 960).reshape(2, -1).astype(float)  # SmolLM2: 576 + 192 + 192 features
+    return torch.from_numpy(mean + step * np.frombuffer(data, "<i2", offset=8 * 960).reshape(960, -1).T)
+
+
+def shown_numbers(page):
+    texts = page.eval_on_selector_all(".ex-left dd", "cells => cells.map(cell => cell.textContent)")
+    smile, effective, shares = (text.replace("−", "-").replace(",", ".") for text in texts)
+    return float(smile), float(effective), [int(part.split()[1].rstrip("%")) for part in shares.split(" · ")]
+
+
+def test_files_of_the_explorer_hold_the_captured_vectors(site, her_qkv):
+    assert len(list((site / "explorer" / "vectors").glob("*.bin"))) == 4 * 30
+    for layer in (0, 3, 29):
+        captured = her_qkv.joined()[layer].double()
+        assert (unpacked(site, "her", layer) - captured).abs().max() < 5e-5 * captured.abs().max()
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_numbers_of_the_explorer_are_those_of_helpers(browser, address, site, setting):
+    page, *_ = explorer(browser, address, "vi" if len(setting) % 2 else "en", **setting)
+    page.evaluate(
+        """() => new Promise(done => { const root = document.querySelector('.explorer'); root.dataset.matrix = '';
+        root.addEventListener('drawn', done, {once: true}); dispatchEvent(new Event('hashchange')); })"""
+    )
+    state, matrix = page.evaluate(
+        "(({state, result}) => [state, [...result.matrix]])(document.querySelector('.explorer').explorer)"
+    )
+    x = unpacked(site, state["word"], state["layer"])[: state["n"]]
+    mixed = torch.tensor(matrix, dtype=torch.float64).view(-1, state["n"]).T  # a draw of the page's own
+    alike = {
+        "none": lambda v: v,
+        "within": lambda v: v.sort(dim=0).values,
+        "entries": lambda v: v.flatten().sort().values,
+        "flip": lambda v: v * v[:, :1].sign(),
+    }[state["shuffle"]]
+    assert {**state, **setting} == state and torch.allclose(alike(mixed), alike(x), atol=1e-4)
+    assert torch.allclose(mixed, x, atol=1e-4) == (state["shuffle"] == "none")
+    mean, measure = mixed.mean(dim=0), "correlation" if state["a"] == 1 else "cosine"
+    histogram = block_histograms(mixed - state["a"] % 1 * mean, (576, 192, 192))[measure][state["block"]]
+    left = (1 - state["a"]) ** 2 * mean.square()
+    shares = [
+        100 * float(part.mean()) for part in (left / (left + mixed.var(dim=0, correction=0))).split((576, 192, 192))
+    ]
+    smile, effective, offset = shown_numbers(page)
+    assert smile == pytest.approx(float(smile_index(histogram)), abs=6e-4)
+    assert effective == pytest.approx(float(effective_n(histogram, measure)), abs=6e-3, rel=6e-4)
+    assert offset == pytest.approx([shares["QKV".index(part)] for part in dict.fromkeys(state["block"])], abs=0.51)
+    page.close()
+
+
+@pytest.mark.parametrize("language, width, dark", [("vi", 390, False), ("en", 1280, True)])
+def test_explorer_works_by_keyboard_quickly_and_from_one_host(browser, address, language, width, dark):
+    page, complaints, requests = explorer(browser, address, language, width, dark)
+    look = (
+        "JSON.stringify([document.querySelector('.explorer').explorer.state, document.querySelector('.ex-pair').pair])"
+    )
+    first = page.locator(".explorer input").first
+    first.focus()
+    done, redraws = {}, []
+    for _ in range(90):
+        kind = page.evaluate(
+            "(({type, name, tagName, className}) => `${name || type || className.baseVal || tagName}`)(document.activeElement)"
+        )
+        before = page.evaluate(look)
+        page.keyboard.press("ArrowLeft" if kind in ("n", "range") else "Space" if kind == "button" else "ArrowRight")
+        page.wait_for_timeout(60)
+        done[kind] = done.get(kind, False) or page.evaluate(look) != before
+        redraws.append(page.evaluate("document.querySelector('.explorer').explorer.took"))
+        page.keyboard.press("Tab")
+        if not page.evaluate("document.querySelector('.explorer').contains(document.activeElement)"):
+            break
+    assert {"a", "layer", "block", "word", "n", "shuffle", "range", "ex-handle", "button"} <= {
+        k for k, v in done.items() if v
+    }, done
+    assert np.median(redraws) < 60, redraws
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert not complaints and all(url.startswith((address, "data:")) for url in requests)
+    page.close()
+
+
+def test_first_view_of_the_front_page_is_light_and_says_what_was_found(browser, address):
+    for language, words in (("vi", "độ dời"), ("en", "offset")):
+        page, sizes = browser.new_page(viewport={"width": 390, "height": 844}), []
+        page.on("response", lambda answer, sizes=sizes: sizes.append(int(answer.header_value("content-length") or 0)))
+        page.goto(f"{address}/{language}/index.html", wait_until="load")
+        page.wait_for_function("document.querySelector('.explorer')?.explorer")
+        assert words in page.locator("article p").first.inner_text()
+        assert page.locator("article p").first.bounding_box()["y"] < 844
+        assert sum(sizes) < 600_000, sizes
+        page.close()
+
+
+def test_a_prediction_folds_what_follows_and_comes_back_on_a_card(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}/en/04_cosine_smile.html")
+    box = page.locator(".prediction").nth(1)
+    figure = page.locator(".prediction").nth(1).locator("xpath=following-sibling::*[1]")
+    assert not figure.is_visible() and not page.locator(".prediction-card").is_visible()
+    box.locator("textarea").fill("it closes")
+    box.locator("button").first.click()
+    assert figure.is_visible() and "it closes" in page.locator(".prediction-card").inner_text()
+    page.reload()
+    assert figure.is_visible() and "it closes" in box.inner_text()
+    page.goto(f"{address}/en/predictions.html")
+    assert page.locator(".write-here").count() > 30
+    page.close()

@@ -36,8 +36,17 @@ class Copies:
             part.replace(path)
 
 
+def without_outputs(path):
+    """The bytes of a notebook with no answers in it: what a prediction is about should not stand below it."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    return (json.dumps(notebook, ensure_ascii=False, indent=1) + "\n").encode()
+
+
 def hand_out(notebooks, folder):
-    """Copy each notebook of `notebooks`/vi and /en that `folder` lacks or has in an older, unchanged copy.
+    """Copy, without its outputs, each notebook of `notebooks`/vi and /en that `folder` lacks or has in an older, unchanged copy.
 
     Returns the names of those left alone because the reader has changed them.
 
@@ -49,7 +58,7 @@ def hand_out(notebooks, folder):
         raise FileNotFoundError(f"{notebooks} has no vi/*.ipynb or en/*.ipynb")
     copies, kept = Copies(folder), []
     for source in found:
-        name, content = f"{source.parent.name}/{source.name}", source.read_bytes()
+        name, content = f"{source.parent.name}/{source.name}", without_outputs(source)
         if copies.is_the_readers(name):
             kept.append(name)
         elif not (copies.folder / name).exists() or copies.folder.joinpath(name).read_bytes() != content:

@@ -23,14 +23,16 @@ from bs4 import BeautifulSoup
 
 from tools.course import LANGUAGES, ROOT, on_colab, read_address
 from tools.execute import pictures
+from tools.site import predictions, vectors
+from tools.standalone import write as write_standalone
 
 HERE = Path(__file__).resolve().parent
 # The navigation: a caption in both languages, and what stands under it.  The notebooks come first; Sphinx
 # names a page that does not stand here.
 NAVIGATION = (
-    ("Giảng dạy", "Teaching", ("teaching", "classroom")),
+    ("Học và dạy", "Learning and teaching", ("explorer", "start", "teaching", "predictions", "classroom")),
     ("Số đo", "Measurements", ("performance", "scale")),
-    ("Tra cứu", "Reference", ("source", "glossary", "references", "api", "contributing", "gpt2")),
+    ("Tra cứu", "Reference", ("source", "glossary", "references", "api", "contributing", "models", "gpt2")),
 )
 # Folded cells by tag: what to click on, closed and open.
 FOLDED = {
@@ -102,6 +104,7 @@ def notebook_for_the_site(path, language, **where):
     """A stored notebook without its lines of links (the site has its own), solutions and set-up folded."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not cell.id.startswith("links-")]
+    predictions.ask(notebook, path.stem)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = relink(cell.source, path, language, **where)
@@ -145,6 +148,8 @@ def assemble(language, pages, tree):
             text = relink(page_text(path, language), path, language, pages, tree)
             text += contents(language, pages) if name == "index" else ""
             (tree / f"{name}.md").write_text(text, encoding="utf-8")
+    notebooks = [nbformat.read(path, as_version=4) for path in pages[language] if path.suffix == ".ipynb"]
+    (tree / "predictions.md").write_text(predictions.sheet(notebooks, language), encoding="utf-8")
 
 
 def index_for_search(folder):
@@ -194,11 +199,9 @@ def build(folder):
         shutil.rmtree(folder, ignore_errors=True)
         for language in LANGUAGES:
             shutil.copytree(Path(temporary) / language / "html", folder / language)
-    for language in LANGUAGES:
-        for path in pages[language]:
-            if path.suffix == ".ipynb":
-                shutil.copyfile(path, folder / language / path.name)
-        index_for_search(folder / language)
+            index_for_search(folder / language)
+    write_standalone(folder)  # to download: they run alone
+    vectors.write(folder / "explorer")
     shutil.copyfile(HERE / "front.html", folder / "index.html")
 
 

@@ -40,7 +40,7 @@ html_static_path = [
 ]
 html_favicon = "static/smile.svg"
 html_css_files = ["site.css"]
-html_js_files = ["site.js"]
+html_js_files = ["site.js", "predict.js"]
 templates_path = ["templates"]
 html_copy_source = False
 html_show_sphinx = False
