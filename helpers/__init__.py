@@ -21,7 +21,9 @@ from helpers.statistics import (
     smile_index,
     wasserstein_distance,
 )
+from helpers.teaching import tracebacks
 from helpers.teaching.labels import label
 from helpers.text import control_positions, encode, find_token, load_ordinary, load_sentences, token_id_of
 
+tracebacks.shorten()
 __all__ = [name for name, value in globals().items() if not (name.startswith("_") or hasattr(value, "__file__"))]

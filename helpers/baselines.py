@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from helpers.masks import check_measure
-from helpers.settings import say
+from helpers.settings import message
 
 
 def shuffle_entries(x, generator):
@@ -49,14 +49,9 @@ def shuffle_within_features(x, generator):
 
 def _check_shuffle(x, generator):
     if not isinstance(generator, torch.Generator):
-        got = type(generator).__name__
-        vi = f"cần một torch.Generator, nhận được {got}: torch.Generator().manual_seed(0) cho kết quả lần nào cũng như nhau"
-        en = f"expected a torch.Generator, got {got}: torch.Generator().manual_seed(0) gives one, "
-        raise TypeError(say(vi, en + "and the same result each time"))
+        raise TypeError(message("shuffle_generator", came=type(generator).__name__))
     if x.ndim < 2:
-        got = tuple(x.shape)
-        vi = f"cần x [..., sample, feature], nhận được {got}: hãy xếp các lần từ xuất hiện thành hàng trước"
-        raise ValueError(say(vi, f"expected x [..., sample, feature], got {got}: stack the occurrences first"))
+        raise ValueError(message("shuffle_rows", came=tuple(x.shape)))
 
 
 def _random_order(shape, dim, generator):
@@ -89,10 +84,7 @@ def null_density(s, n, measure):
     """
     freedom = _degrees_of_freedom(n, measure)
     if freedom < 1:
-        name, enough = "hệ số tương quan" if measure == "correlation" else "cosine", n - freedom + 1
-        vi = f"không có mật độ của {name} ở n = {n}: ít token như vậy thì giá trị nào cũng là +1 hoặc -1; "
-        en = f"no density at n = {n} for the {measure}: with so few tokens it is +1 or -1 by construction; "
-        raise ValueError(say(vi + f"hãy dùng ít nhất {enough} token", en + f"use at least {enough} tokens"))
+        raise ValueError(message(f"no_density_of_{measure}", n=n, enough=n - freedom + 1))
     from scipy import stats  # here: most of what `import helpers` would cost
 
     return stats.beta.pdf(np.asarray(s, dtype=np.float64), *_law(freedom))
@@ -110,9 +102,7 @@ def null_shares(n, measure, edges):
     """
     freedom = _degrees_of_freedom(n, measure)
     if not freedom > 0:
-        name = "hệ số tương quan" if measure == "correlation" else "cosine"
-        vi = f"không có phân phối theo giả thuyết không của {name} ở n = {n}: cần thêm token"
-        raise ValueError(say(vi, f"no null distribution of the {measure} at n = {n}: more tokens are needed"))
+        raise ValueError(message(f"no_shares_of_{measure}", n=n))
     from scipy import stats  # as above
 
     below = stats.beta.cdf(np.asarray(edges.cpu(), dtype=np.float64), *_law(freedom))  # [bins + 1]

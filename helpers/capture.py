@@ -9,75 +9,107 @@
 What is captured is the output of the attention projections, bias included, before any rotary position embedding.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import tomllib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Integral
+from functools import partial
+from operator import index
 
 import torch
 
 from helpers.masks import check_part
-from helpers.settings import say
-from helpers.text import shortened
+from helpers.running.hooks import Hooks
+from helpers.running.inputs import checked_positions, model_inputs, real_mask, unwrapped
+from helpers.settings import message, say
+from helpers.text import DATA, shortened
 
 
-def _split_contiguous(fused, n_head):
-    """`[..., 3 * n_embd]` = all of Q, then all of K, then all of V (GPT-2)."""
-    return fused.chunk(3, dim=-1)
+def _key_value_heads(config):
+    """Key heads of a layer, as many as value heads; Falcon says it in a way of its own."""
+    if getattr(config, "new_decoder_architecture", False):
+        return config.num_kv_heads
+    if getattr(config, "multi_query", False):
+        return 1
+    return getattr(config, "num_key_value_heads", None) or config.num_attention_heads
 
 
-def _split_interleaved(fused, n_head):
-    """`[..., n_head * 3 * d_head]` = q, k, v of head 0, then of head 1, ... (GPT-NeoX, Pythia)."""
-    q, k, v = fused.unflatten(-1, (n_head, 3, -1)).unbind(-2)  # each [..., head, d_head]
-    return q.flatten(-2), k.flatten(-2), v.flatten(-2)
+def _split_side_by_side(fused, config):
+    """`[..., (n_head + 2 * n_kv_head) * d_head]` = all of Q, then all of K, then all of V (GPT-2, Phi-3)."""
+    n_head, n_kv_head = config.num_attention_heads, _key_value_heads(config)
+    d_head = fused.shape[-1] // (n_head + 2 * n_kv_head)
+    return fused.split([n_head * d_head, n_kv_head * d_head, n_kv_head * d_head], dim=-1)
+
+
+def _split_interleaved(fused, config):
+    """The query heads that share a key head, that key head, its value head, then the next group (GPT-NeoX, Falcon)."""
+    n_kv_head = _key_value_heads(config)
+    n_query = config.num_attention_heads // n_kv_head
+    groups = fused.unflatten(-1, (n_kv_head, n_query + 2, -1))  # [..., group, head of the group, d_head]
+    return tuple(part.flatten(-3) for part in groups.split([n_query, 1, 1], dim=-2))
+
+
+SPLITS = {"side_by_side": _split_side_by_side, "interleaved": _split_interleaved}
+ARCHITECTURES = tomllib.loads(DATA.joinpath("architectures.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class Adapter:
     """Where one architecture keeps its attention projections and how they are cut into Q, K, V."""
 
-    layers: str  # path from the base model to the list of layers
-    attention: str  # path from a layer to its attention module
-    projections: tuple  # one fused projection, or those of Q, K and V
-    split: Callable | None = None  # for a fused projection: (output, n_head) -> q, k, v
+    layers: str = "layers"  # path from the base model to the list of layers
+    attention: str = "self_attn"  # path from a layer to its attention module
+    projections: tuple = ("q_proj", "k_proj", "v_proj")  # those of Q, K and V, or one fused projection
+    split: Callable | None = None  # for a fused projection: (output, model.config.get_text_config()) -> q, k, v
     causal: bool = True  # a token sees only what stands before it
+    after_padding: bool = False  # positions are numbered from pad_token_id + 1 (RoBERTa)
+    between: str = "unknown"  # what Q and K pass through before the dot product: a name in architectures.toml
+
+    @property
+    def rotary(self):
+        """True: a rotary step alone lies between projection and dot product; False: nothing; None: something else."""
+        return ARCHITECTURES["between"].get(self.between, {}).get("rotary")
 
 
-_LLAMA = Adapter("layers", "self_attn", ("q_proj", "k_proj", "v_proj"))
-ADAPTERS = {
-    "gpt2": Adapter("h", "attn", ("c_attn",), _split_contiguous),
-    "gpt_neox": Adapter("layers", "attention", ("query_key_value",), _split_interleaved),
-    "llama": _LLAMA,  # SmolLM too
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,  # with biases
-    "opt": Adapter("decoder.layers", "self_attn", ("q_proj", "k_proj", "v_proj")),
-    "bert": Adapter("encoder.layer", "attention.self", ("query", "key", "value"), causal=False),
-    "distilbert": Adapter("transformer.layer", "attention", ("q_lin", "k_lin", "v_lin"), causal=False),
-}
+def _adapter(models, note=None, split=None, projections=Adapter.projections, **row):
+    return Adapter(**row, split=SPLITS.get(split), projections=tuple(projections))
+
+
+ADAPTERS = {kind: _adapter(**row) for kind, row in ARCHITECTURES["model"].items()}
 """`model.config.model_type` -> how to read it."""
 
 
+def is_causal(model):
+    """Whether a token sees only what stands before it: by the architecture, unless the configuration says otherwise."""
+    config = model.config.get_text_config()
+    causal = adapter_of(model).causal or getattr(config, "is_decoder", False)
+    return causal and getattr(config, "is_causal", True) and not getattr(config, "use_bidirectional_attention", False)
+
+
 def adapter_of(model):
-    """The `Adapter` of a model's architecture; `ValueError` where there is none."""
+    """The `Adapter` of a model's architecture; `ValueError` where there is none, or the model cannot be right."""
     kind = model.config.model_type
     if kind not in ADAPTERS:
-        known = ", ".join(sorted(ADAPTERS))
-        vi = f"không biết kiến trúc {kind!r}: cần một trong {known}. "
-        vi += "Hãy thêm một Adapter vào helpers.capture.ADAPTERS, và một kiểm thử tính lại attention của nó"
-        en = f"unknown architecture {kind!r}: expected one of {known}. "
-        en += "Add an Adapter to helpers.capture.ADAPTERS, and a test that recomputes its attention"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("unknown_architecture", kind=kind, known=", ".join(sorted(ADAPTERS))))
+    if getattr(model.config, "alibi", False) and model.config._attn_implementation == "eager":
+        raise ValueError(message("alibi_twice"))
     return ADAPTERS[kind]
 
 
 def attention_layers(model):
     """The layers of the model, in order: attention and what follows it (list of `torch.nn.Module`)."""
+    model = unwrapped(model)
     return list(model.base_model.get_submodule(adapter_of(model).layers))
+
+
+def layer_stack(model):
+    """The module that runs the layers one after the other."""
+    return model.base_model.get_submodule(adapter_of(model).layers.rpartition(".")[0])
 
 
 def attention_modules(model):
     """The attention module of every layer, in order (list of `torch.nn.Module`)."""
-    attention = adapter_of(model).attention
+    attention = adapter_of(unwrapped(model)).attention
     return [layer.get_submodule(attention) for layer in attention_layers(model)]
 
 
@@ -112,6 +144,18 @@ class QKV:
         return getattr(self, part.lower()).unflatten(-1, (-1, self.d_head))
 
 
+def longest_input(model):
+    """How many tokens the model reads at most, special ones too; infinity where nothing limits them."""
+    config = model.config.get_text_config()
+    most = getattr(config, "max_position_embeddings", None) or float("inf")
+    return most - config.pad_token_id - 1 if adapter_of(model).after_padding else most
+
+
+def checked_inputs(model, batch):
+    """What the model (`unwrapped`) reads of a batch: `model_inputs` of its architecture."""
+    return model_inputs(model, batch, adapter_of(model), longest_input(model))
+
+
 class _EverythingCaptured(Exception):
     """Raised by the last hook to leave the forward pass early; never reaches the caller."""
 
@@ -120,7 +164,8 @@ def capture_qkv(model, batch, *, layers=None, positions=None):
     """Run the model once and return the queries, keys and values of its attention layers.
 
     The forward pass stops after the last wanted layer, and in a causal model it leaves out the tokens after the last
-    wanted position, which nothing before them sees.  The hooks are taken off whatever happens.
+    wanted position, which nothing before them sees.  The hooks are taken off whatever happens, and no other thread
+    that runs the model meanwhile notices them.
 
     Args:
         model: from `load_model`, or any transformers model of a known architecture (`ADAPTERS`).
@@ -133,64 +178,55 @@ def capture_qkv(model, batch, *, layers=None, positions=None):
         `QKV` on the model's device and in its dtype.
 
     Raises:
-        ValueError: unknown architecture, layer out of range, or positions that do not fit the batch.
+        ValueError: unknown architecture, layer out of range, positions that do not fit the batch, or a model or batch
+            that cannot be run as meant (`unwrapped`, `model_inputs`).
+        RuntimeError: the model does not call its projections.
 
-    Source: the hooks are PyTorch's `register_forward_hook`; the layouts are those of transformers.
+    Source: the hooks are PyTorch's forward hooks; the layouts are those of transformers.
     """
-    adapter, modules, n_head = adapter_of(model), attention_modules(model), model.config.num_attention_heads
+    model = unwrapped(model)
+    adapter, modules, config = adapter_of(model), attention_modules(model), model.config.get_text_config()
     layers = layer_numbers(layers, len(modules))
-    shape, device = batch["input_ids"].shape, next(model.parameters()).device
-    inputs, rows = {key: value.to(device) for key, value in batch.items()}, None
     if positions is not None:
-        positions = _checked_positions(positions, *shape).to(device)
-        rows = torch.arange(len(positions), device=device)
-        if adapter.causal and getattr(model.config, "is_causal", True):
-            end = int(positions.max()) + 1
-            inputs = {key: value[:, :end] if value.shape[:2] == shape else value for key, value in inputs.items()}
+        positions = checked_positions(positions, real_mask(batch))
+        if is_causal(model):
+            shape, end = batch["input_ids"].shape, int(positions.max()) + 1
+            batch = {key: value[:, :end] if value.shape[:2] == shape else value for key, value in batch.items()}
+    inputs = checked_inputs(model, batch)
     wanted = [(layer, name) for layer in sorted(set(layers)) for name in adapter.projections]
-    outputs = {}
+    outputs, hooks, shape = {}, Hooks(), inputs["input_ids"].shape
 
-    def hook_for(key):
-        def hook(module, inputs, output):  # output [sentence, token, feature]
-            output = output.detach()
-            outputs[key] = output.clone() if positions is None else output[rows, positions]
-            if len(outputs) == len(wanted):
-                raise _EverythingCaptured
+    def keep(key, module, args, kwargs, output):
+        if output.shape[:2] != shape:  # of [sentence, token, feature]
+            raise ValueError(message("side_by_side", came=tuple(output.shape)))
+        output, rows = output.detach(), torch.arange(len(output), device=output.device)
+        outputs[key] = output.clone() if positions is None else output[rows, positions.to(output.device)]
+        if len(outputs) == len(wanted):
+            raise _EverythingCaptured
 
-        return hook
-
-    with ExitStack() as hooks, torch.no_grad():
+    with hooks, hooks, torch.no_grad(), suppress(_EverythingCaptured):
         for layer, name in wanted:
-            handle = modules[layer].get_submodule(name).register_forward_hook(hook_for((layer, name)))
-            hooks.callback(handle.remove)
-        with suppress(_EverythingCaptured):
-            model.base_model(**inputs)
-    parts = []
+            hooks.put(modules[layer].get_submodule(name), partial(keep, (layer, name)))
+        model.base_model(**inputs)
+    hooks.check_fired(1)
+    device, parts = outputs[wanted[0]].device, []  # one device, also where the layers lie on several
     for layer in layers:
-        captured = [outputs[layer, name] for name in adapter.projections]
-        parts.append(adapter.split(captured[0], n_head) if adapter.split else captured)
+        captured = [outputs[layer, name].to(device) for name in adapter.projections]
+        parts.append(adapter.split(captured[0], config) if adapter.split else captured)
     q, k, v = (torch.stack(part) for part in zip(*parts, strict=True))  # [layer, sentence, (token,) feature]
-    return QKV(q, k, v, layers, d_head=q.shape[-1] // n_head)
-
-
-def _checked_positions(positions, n_sentence, n_token):
-    positions = torch.as_tensor(positions)
-    if positions.shape != (n_sentence,) or bool(((positions < 0) | (positions >= n_token)).any()):
-        came = positions.tolist() if positions.numel() < 9 else tuple(positions.shape)
-        vi = f"mỗi câu trong {n_sentence} câu cần một vị trí từ 0 đến {n_token - 1}, nhận được {came}: "
-        en = f"expected one position in 0..{n_token - 1} for each of {n_sentence} sentences, got {came}: "
-        raise ValueError(say(vi + "hãy dùng find_token(batch, ...)", en + "use find_token(batch, ...)"))
-    return positions
+    return QKV(q, k, v, layers, d_head=q.shape[-1] // config.num_attention_heads)
 
 
 def layer_numbers(layers, n_layer):
     """Layer numbers from 0 up as a tuple, in the order given: of one number, several, or None (all); -1 is the last."""
     if layers is None:
         return tuple(range(n_layer))
-    numbers = (int(layers),) if isinstance(layers, Integral) else tuple(int(layer) for layer in layers)
+    try:
+        numbers = tuple(map(index, layers)) if isinstance(layers, Iterable) else (index(layers),)
+    except TypeError:  # no whole numbers
+        raise ValueError(message("no_layer", came=repr(layers), last=n_layer - 1)) from None
     outside = [layer for layer in numbers if not -n_layer <= layer < n_layer]
     if outside or not numbers:
-        came, last = shortened(outside) or say("(chưa cho tầng nào)", "(none given)"), n_layer - 1
-        vi = f"tầng {came} nằm ngoài phạm vi: mô hình có các tầng từ 0 đến {last}"
-        raise ValueError(say(vi, f"layer {came} is out of range: the model has layers 0..{last}"))
+        came = shortened(outside) or say("(chưa cho tầng nào)", "(none given)")
+        raise ValueError(message("no_layer", came=came, last=n_layer - 1))
     return tuple(layer % n_layer for layer in numbers)

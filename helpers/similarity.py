@@ -22,8 +22,8 @@ from helpers.kernels import compiled_sums, kernel_for
 from helpers.kernels.features import standardise
 from helpers.kernels.plain import plain_sums
 from helpers.kernels.precision import full_precision
-from helpers.masks import BLOCKS, MEASURES, check_measure, check_sizes, n_block_pairs
-from helpers.settings import say
+from helpers.masks import BLOCKS, MEASURES, check_block, check_measure, check_sizes, n_block_pairs
+from helpers.settings import message
 
 
 class FewSamplesWarning(UserWarning):
@@ -33,21 +33,11 @@ class FewSamplesWarning(UserWarning):
 def _check(x, measures):
     """`x` as a floating tensor `[..., sample, feature]` that the measures can be taken of, or an error."""
     if not isinstance(x, torch.Tensor):
-        got = type(x).__name__
-        vi = f"cần một torch.Tensor [..., sample, feature], nhận được {got}: hãy dùng torch.as_tensor(x)"
-        raise TypeError(say(vi, f"expected a torch.Tensor [..., sample, feature], got {got}: torch.as_tensor(x)"))
+        raise TypeError(message("no_tensor", came=type(x).__name__))
     if x.is_complex() or x.dtype == torch.bool:
-        raise TypeError(say(f"cần số thực, nhận được {x.dtype}", f"expected real numbers, got {x.dtype}"))
+        raise TypeError(message("not_real", came=x.dtype))
     if x.ndim < 2 or 0 in x.shape:
-        vi = (
-            f"cần x [..., sample, feature] có ít nhất một mẫu và một chiều, nhận được {tuple(x.shape)}: hãy xếp mỗi "
-            "lần từ xuất hiện thành một hàng, ví dụ capture_qkv(..., positions=positions).joined()[0]"
-        )
-        en = (
-            f"expected x [..., sample, feature] with at least one of each, got {tuple(x.shape)}: "
-            "stack one vector per token occurrence, e.g. capture_qkv(..., positions=positions).joined()[0]"
-        )
-        raise ValueError(say(vi, en))
+        raise ValueError(message("no_samples", came=tuple(x.shape)))
     if not x.is_floating_point():
         x = x.to(torch.float64)
     _check_finite(x)
@@ -60,37 +50,22 @@ def _check_finite(x):
         with np.errstate(over="ignore", invalid="ignore"):  # NumPy: it wakes no thread of torch
             total = float(x.detach().numpy().sum())
     else:
-        total = float(x.sum(dtype=torch.float64))
+        total = float(x.detach().sum(dtype=torch.float64))
     if math.isfinite(total):
         return
     infinite = ~torch.isfinite(x)
     if not bool(infinite.any()):  # only the sum has left the range
         return
     first, number = tuple(infinite.nonzero()[0].tolist()), int(infinite.sum())
-    vi = (
-        f"x có {number} giá trị NaN hoặc vô hạn trong tổng số {x.numel()}, giá trị đầu tiên ở chỉ số {first}: mô hình "
-        "float16 rất dễ tràn số, hãy nạp mô hình với dtype=torch.float32; nếu không phải vậy, hãy xem lại dữ liệu ở đó"
-    )
-    en = (
-        f"x holds {number} NaN or infinite values of {x.numel()}, the first at index {first}: "
-        "a float16 model overflows easily, load it with dtype=torch.float32; otherwise look at the input there"
-    )
-    raise ValueError(say(vi, en))
+    raise ValueError(message("not_finite", number=number, all=x.numel(), first=first))
 
 
 def _check_number(n, measures):
     """Refuse one sample for the correlation; warn where every similarity is +1 or -1."""
     if n == 1 and "correlation" in measures:
-        vi = "hệ số tương quan cần ít nhất hai mẫu, ở đây chỉ có một: hãy thêm câu, hoặc chỉ tính cosine"
-        en = "correlation needs at least two tokens, got one: pass more sentences, or ask for the cosine only"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("one_sample"))
     if n == 1 or (n == 2 and "correlation" in measures):
-        measure = "cosine" if n == 1 else "correlation"
-        vi = (
-            f"với {n} mẫu, mọi giá trị {'cosine' if n == 1 else 'tương quan'} đều là +1 hoặc -1: hãy dùng nhiều câu hơn"
-        )
-        en = f"with {n} token(s) every {measure} is +1 or -1 by construction: use more sentences"
-        warnings.warn(say(vi, en), FewSamplesWarning, stacklevel=4)
+        warnings.warn(message("one_token" if n == 1 else "two_tokens"), FewSamplesWarning, stacklevel=4)
 
 
 def _matrix(similarity, undefined):
@@ -183,6 +158,7 @@ class BlockHistograms:
     threshold: float
 
     def __getitem__(self, block):
+        check_block(block)
         return self.blocks[block]
 
     def items(self):
@@ -195,8 +171,7 @@ def _check_options(measures, bins):
     for measure in measures or (None,):
         check_measure(measure)
     if int(bins) != bins or bins < 1:
-        vi = f"số khoảng chia phải là số nguyên, ít nhất là 1, nhận được {bins}"
-        raise ValueError(say(vi, f"expected a whole number of bins, at least 1, got {bins}"))
+        raise ValueError(message("bins", bins=bins))
     return measures, int(bins)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from helpers.masks import check_measure
-from helpers.settings import say
+from helpers.settings import message
 
 
 def smile_index(histogram):
@@ -31,9 +31,7 @@ def smile_index(histogram):
     """
     edges = histogram.edges
     if not all(bool((edges - at).abs().min() < 1e-9) for at in (-0.8, -0.2, 0.2, 0.8)):
-        bins = len(edges) - 1
-        vi = f"{bins} khoảng chia không có ranh giới ở 0,2 và 0,8: hãy dùng một bội số của 10, ví dụ 100"
-        raise ValueError(say(vi, f"{bins} bins have no edges at 0.2 and 0.8: use a multiple of 10, 100 for example"))
+        raise ValueError(message("smile_bins", bins=len(edges) - 1))
     middle = histogram.centers.abs()  # [bins]
     counts = histogram.counts.double()
     ends, centre = counts[..., middle > 0.8].sum(-1), counts[..., middle < 0.2].sum(-1)
@@ -81,9 +79,7 @@ def _cumulative_difference(histogram, other):
     a = _shares(histogram).cumsum(-1)
     b = (_shares(other) if hasattr(other, "counts") else other).cumsum(-1)
     if a.shape[-1] != b.shape[-1]:
-        vi = f"không so sánh được biểu đồ {a.shape[-1]} khoảng chia với biểu đồ {b.shape[-1]}: hãy dùng cùng số khoảng chia"
-        en = f"histograms of {a.shape[-1]} and {b.shape[-1]} bins cannot be compared: use the same bins"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("other_bins", a=a.shape[-1], b=b.shape[-1]))
     return (a - b).abs()
 
 
@@ -128,8 +124,7 @@ def jackknife(x, statistic, *, level=0.95):
 
     n = x.shape[-2]
     if n < 3:
-        vi = f"jackknife cần ít nhất ba token, nhận được {n}: hãy thêm câu"
-        raise ValueError(say(vi, f"a jackknife needs at least three tokens, got {n}: pass more sentences"))
+        raise ValueError(message("jackknife", n=n))
     estimate = torch.as_tensor(statistic(x), dtype=torch.float64)
     token = torch.arange(n, device=x.device)
     left_out = torch.stack(

@@ -1,12 +1,13 @@
 """Sentences, the tokens in them, and where the target stands."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding
 
-from helpers.settings import say
+from helpers.settings import message, say
 
 DATA = Path(__file__).with_name("data")
 TARGETS = {"cua": "của"}
@@ -30,8 +31,8 @@ def load_sentences(name="her"):
     (54, True)
     """
     if name not in (known := sentence_sets()):
-        vi = f"không có bộ câu {name!r}: hãy chọn một trong các bộ {', '.join(known)}"
-        raise ValueError(say(vi, f"no sentence set {name!r}: expected one of {', '.join(known)}"))
+        meant = [message("meant", near=near) for near in get_close_matches(str(name).lower(), known, 1)]
+        raise ValueError("".join(meant) + message("no_set", name=name, known=", ".join(known)))
     return _lines(f"sentences_{name}.txt")
 
 
@@ -49,9 +50,27 @@ def _lines(file):
 
 
 class SentenceBatch(BatchEncoding):
-    """What the tokenizer returns, and the sentences it came from (for messages)."""
+    """What the tokenizer returns; also the sentences, and which tokens are text.  `batch[rows]` keeps all of it."""
 
     sentences = ()
+    """The sentences, for messages."""
+    text = None
+    """bool `[sentence, token]`, on the CPU: see `text_tokens`."""
+
+    def __getitem__(self, item):
+        if isinstance(item, str):
+            return super().__getitem__(item)
+        rows = torch.arange(len(self["input_ids"]))[item].reshape(-1).tolist()
+        part = SentenceBatch({name: value[rows] for name, value in self.items()})
+        part.sentences = tuple(self.sentences[row] for row in rows) if self.sentences else ()
+        part.text = None if self.text is None else self.text[rows]
+        return part
+
+    def __getstate__(self):  # for copies and other processes
+        return self.__dict__.copy()
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
 
 
 def encode(tokenizer, sentences):
@@ -68,38 +87,55 @@ def encode(tokenizer, sentences):
         ValueError: no sentences, or an empty one.  TypeError: one string, no list.
     """
     if isinstance(sentences, str):
-        came = f"encode(tokenizer, [{sentences[:30]!r}])"
-        vi = f"cần danh sách câu, nhận được một chuỗi: {came}"
-        raise TypeError(say(vi, f"expected a list of sentences, got one string: {came}"))
+        raise TypeError(message("one_string", start=sentences[:30]))
     sentences = list(sentences)
     if not sentences:
-        vi = "cần ít nhất một câu, nhận được danh sách rỗng: có thể dùng load_sentences('her')"
-        en = "expected at least one sentence, got an empty list: load_sentences('her') has some"
-        raise ValueError(say(vi, en))
-    if empty := [i for i, sentence in enumerate(sentences) if not sentence.strip()]:
-        vi = f"câu nào cũng phải có chữ, nhưng câu ở chỉ số {shortened(empty)} thì trống: hãy bỏ những câu ấy"
-        en = f"expected text in every sentence, found nothing at index {shortened(empty)}: leave those out"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("no_sentences"))
+    if empty := [i for i, text in enumerate(sentences) if not isinstance(text, str) or not text.strip()]:
+        raise ValueError(message("empty_sentences", which=shortened(empty)))
     padding = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)  # masked anyway
     columns = {}  # padded here: the tokenizer's own padding would need a pad token set on it
-    for name, rows in tokenizer(sentences).items():  # input_ids, attention_mask, with some token_type_ids
+    # input_ids, attention_mask, special_tokens_mask, with some token_type_ids
+    for name, rows in tokenizer(sentences, return_special_tokens_mask=True).items():
         rows = [torch.tensor(row, dtype=torch.int64) for row in rows]
         columns[name] = pad_sequence(rows, batch_first=True, padding_value=padding if name == "input_ids" else 0)
+    special = columns.pop("special_tokens_mask").bool()  # without those that stand in the text itself
+    special |= torch.isin(columns["input_ids"], torch.tensor(tokenizer.all_special_ids, dtype=torch.int64))
     batch = SentenceBatch(columns)
-    batch.sentences = tuple(sentences)
+    batch.sentences, batch.text = tuple(sentences), columns["attention_mask"].bool() & ~special
     return batch
 
 
+def text_tokens(batch):
+    """Which tokens are text, and not padding, special (`[CLS]`, `<s>`) or unknown ones: bool `[sentence, token]`.
+
+    `encode` knows.  Of a batch that was made by hand, every token is taken for text that `attention_mask` (and
+    `special_tokens_mask`, where there is one) lets through.
+    """
+    text = getattr(batch, "text", None)
+    if text is None:
+        text = batch["attention_mask"].bool()
+        text = text & ~batch["special_tokens_mask"].bool() if "special_tokens_mask" in batch else text
+    if text.shape != batch["input_ids"].shape:
+        raise ValueError(message("changed_batch"))
+    return text.to(batch["input_ids"].device)
+
+
 def token_id_of(tokenizer, text):
-    """The id of the one token that `text` is (`ValueError`: several, shown, or none).  Mind the leading space: " her"."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    """The id of the one token that `text` is.  Mind the leading space: " her" is the word as sentences have it,
+    also where the tokenizer puts a space in front of every text by itself (Llama 2).
+
+    Raises:
+        ValueError: several tokens (they are shown) or none, a special token, or a word that the tokenizer does not know.
+    """
+    ids, dot, after_dot = (tokenizer(t, add_special_tokens=False)["input_ids"] for t in (text, ".", f".{text}"))
+    if text.startswith(" ") and len(after_dot) == len(dot) + 1 and after_dot[:-1] == dot:
+        ids = after_dot[-1:]
+    pieces = [tokenizer.decode([i]) for i in ids]
     if len(ids) != 1:
-        pieces = [tokenizer.decode([i]) for i in ids]
-        vi = f"cần đúng một token, nhưng {text!r} gồm {len(ids)}: {pieces}. Hãy chọn một từ chỉ gồm một token "
-        vi += "(thường có dấu cách đứng trước), hoặc một trong các mảnh này"
-        en = f"expected one token, got {len(ids)} for {text!r}: {pieces}. Choose a word that is one token "
-        en += "(mostly with its leading space), or one of these pieces"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("several_tokens", text=text, n=len(ids), pieces=pieces))
+    if ids[0] in tokenizer.all_special_ids:
+        raise ValueError(message("unknown_word", text=text, token=pieces[0]))
     return ids[0]
 
 
@@ -107,15 +143,25 @@ def tokens_at(tokenizer, text, start, end):
     """The tokens that overlap `text[start:end]`: (ids, positions, is_text).
 
     Positions count special tokens, as `encode` does; is_text says of every token of the text that it is no special one.
+    Raises `ValueError` where a tokenizer without offsets (`is_fast` is False) leaves open which tokens those are.
     """
-    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    spans = encoded["offset_mapping"]
-    at = [i for i, (first, last) in enumerate(spans) if first < end and last > start]
-    return tuple(encoded["input_ids"][i] for i in at), at, [first < last for first, last in spans]
+    encoded = tokenizer(text, return_offsets_mapping=tokenizer.is_fast, return_special_tokens_mask=True, verbose=False)
+    ids = encoded["input_ids"]
+    if tokenizer.is_fast:
+        spans = encoded["offset_mapping"]
+        at = [i for i, (first, last) in enumerate(spans) if first < end and last > start]
+        return tuple(ids[i] for i in at), at, [first < last for first, last in spans]
+    is_text = [not special for special in encoded["special_tokens_mask"]]
+    before = len(text[:start].rstrip())  # the space may belong to the token
+    parts = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in (text[:before], text[before:end], text[end:])]
+    if [*parts[0], *parts[1], *parts[2]] != [token for token, is_real in zip(ids, is_text, strict=True) if is_real]:
+        raise ValueError(message("no_offsets", text=text[start:end]))
+    at = [i for i, is_real in enumerate(is_text) if is_real][len(parts[0]) :][: len(parts[1])]
+    return tuple(parts[1]), at, is_text
 
 
 def find_token(batch, token_id, *, occurrence="first"):
-    """Position of a token in every sentence, padding excluded: int64 `[sentence]`, on the token axis of the batch.
+    """Position of a token in the text of every sentence (`text_tokens`): int64 `[sentence]`, on the batch's token axis.
 
     Args:
         batch: from `encode`, right- or left-padded.
@@ -126,17 +172,15 @@ def find_token(batch, token_id, *, occurrence="first"):
         ValueError: some sentences do not contain the token (they are listed).
     """
     if occurrence not in ("first", "last"):
-        vi = f"cần occurrence là 'first' (lần đầu) hoặc 'last' (lần cuối), nhận được {occurrence!r}"
-        raise ValueError(say(vi, f"expected occurrence 'first' or 'last', got {occurrence!r}"))
-    found = (batch["input_ids"] == token_id) & batch["attention_mask"].bool()  # [sentence, token]
+        raise ValueError(message("occurrence", came=occurrence))
+    at_any = batch["input_ids"] == token_id
+    found = at_any & text_tokens(batch)  # [sentence, token]
+    if not found.any() and (at_any & batch["attention_mask"].bool()).any():
+        raise ValueError(message("special_token", token=token_id))
     if missing := (~found.any(dim=1)).nonzero().flatten().tolist():
         sentences = getattr(batch, "sentences", ())
         shown = shortened([f"{i} ({sentences[i]!r})" if sentences else i for i in missing])
-        vi = f"token {token_id} không có trong {len(missing)} trên {len(found)} câu: {shown}. "
-        vi += "Hãy bỏ những câu ấy, hoặc xem lại dấu cách đứng trước token đích (' her', không phải 'her')"
-        en = f"token {token_id} is absent from {len(missing)} of {len(found)} sentences: {shown}. "
-        en += "Leave those out, or check the leading space of the target (' her', not 'her')"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("no_target", token=token_id, n=len(missing), all=len(found), which=shown))
     if occurrence == "first":
         return found.long().argmax(dim=1)  # argmax takes the first maximum
     return found.shape[1] - 1 - found.long().flip(1).argmax(dim=1)
@@ -148,39 +192,31 @@ def control_positions(batch, positions, kind="previous", generator=None):
     Args:
         batch: from `encode`.
         positions: `[sentence]`, of the target.
-        kind: "previous": the token before the target.  "random": one drawn per sentence among its other real
-            tokens, never one with the target's id, nor the first token of the text (a causal model parks
-            attention there) unless nothing else is left.
+        kind: "previous": the token before the target.  "random": one drawn per sentence among the other tokens of
+            its text (`text_tokens`), never one with the target's id, nor the first token of the text (a causal
+            model parks attention there) unless nothing else is left.
         generator: a `torch.Generator`, needed for "random".
 
     Raises:
         ValueError: no such token in some sentences, unknown kind, or no generator for "random".
     """
-    real = batch["attention_mask"].bool()  # [sentence, token]
-    start = real.long().argmax(dim=1)  # [sentence] first real token
+    text, ids = text_tokens(batch), batch["input_ids"]  # [sentence, token]
+    positions = positions.to(ids.device)
     if kind == "previous":
-        if first := (positions <= start).nonzero().flatten().tolist():
-            vi = f"token đích đứng đầu {len(first)} câu, trước nó không có gì: {shortened(first)}. "
-            vi += "Hãy bỏ những câu ấy, hoặc dùng kind='random'"
-            en = f"the target stands first in {len(first)} sentences, so nothing precedes it: {shortened(first)}. "
-            en += "Leave those out, or use kind='random'"
-            raise ValueError(say(vi, en))
+        preceded = text.gather(1, (positions - 1).clamp_min(0).unsqueeze(1)).squeeze(1) & (positions > 0)
+        if first := (~preceded).nonzero().flatten().tolist():
+            raise ValueError(message("nothing_before", n=len(first), which=shortened(first)))
         return positions - 1
     if kind != "random":
-        vi = f"cần kind là 'previous' hoặc 'random', nhận được {kind!r}"
-        raise ValueError(say(vi, f"expected kind 'previous' or 'random', got {kind!r}"))
+        raise ValueError(message("control_kind", kind=kind))
     if generator is None:
-        vi = "kind='random' cần generator, để lần chạy nào cũng như nhau: torch.Generator().manual_seed(0)"
-        en = "kind='random' needs a generator, so that a run can be repeated: torch.Generator().manual_seed(0)"
-        raise ValueError(say(vi, en))
-    ids = batch["input_ids"]
+        raise ValueError(message("generator"))
     target_id = ids.gather(1, positions.unsqueeze(1))  # [sentence, 1]
-    other = real & (ids != target_id)
-    inner = other.scatter(1, start.unsqueeze(1), False)
+    other = text & (ids != target_id)
+    inner = other.scatter(1, text.long().argmax(dim=1, keepdim=True), False)  # the first token of the text
     other = torch.where(inner.any(dim=1, keepdim=True), inner, other)
     if alone := (~other.any(dim=1)).nonzero().flatten().tolist():
-        vi = f"ngoài token đích, các câu {shortened(alone)} không còn token nào: hãy bỏ những câu ấy"
-        raise ValueError(say(vi, f"no token other than the target in sentences {shortened(alone)}: leave those out"))
+        raise ValueError(message("target_alone", which=shortened(alone)))
     return torch.multinomial(other.float().cpu(), 1, generator=generator).flatten().to(positions.device)
 
 

@@ -22,6 +22,15 @@ FLAGS = [
 ]
 
 
+def pytest_configure(config):
+    if config.getoption("nbval", False):
+        import nbval.plugin
+
+        from tests.support.warm_kernel import WarmKernel
+
+        nbval.plugin.RunningKernel = WarmKernel
+
+
 @pytest.fixture(scope="session")
 def smollm2():
     """(model, tokenizer) of SmolLM2 on the CPU.  Shared: leave both as they are."""

@@ -10,9 +10,9 @@ One assignment for each notebook and language, such as 04_cosine_smile-vi.  What
     given code           locked: an edited copy is put back before grading, so that a test sees what it should
     short answers        cut out of the texts
 
-A cell that needs the answer to an exercise begins with needs("4.1") in the student version: it says so in
-one sentence instead of failing somewhere inside, and all other cells run.  While nbgrader grades, a wrong
-answer is replaced by the reference once it was judged: an error costs the point of its own exercise only.
+A cell that uses the answer to an exercise says so itself, needs("4.1"): without one it stops with one sentence,
+and all other cells run.  While nbgrader grades, a wrong answer is replaced by the reference once it was judged:
+an error costs the point of its own exercise only.  What of a submission is graded at all: submissions.py.
 """
 
 import argparse
@@ -41,6 +41,7 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 
 TEMPLATES = ROOT / "tools" / "templates"
 CONFIG = TEMPLATES / "nbgrader_config.py.in"
+SUBMISSIONS = ROOT / "tools" / "submissions.py"  # the configuration imports it
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 FAILS = "raises-exception"  # JupyterLab runs on below such a cell
 DETAILS = re.compile(r"^<details>.*?^</details>$", re.MULTILINE | re.DOTALL)
@@ -114,33 +115,30 @@ class Ledger:
         self.private = {}  # {name that a solution binds and the stub does not: number of the exercise}
 
     def given(self, code):
-        """(code with a line needs(...) above the first statement that uses an answer, whether there is one).
+        """The numbers of the exercises that the code says it needs.
 
         Raises:
-            ValueError: the code uses a name that students do not have.
+            ValueError: the code uses a name that students do not have, or an answer with no needs(...) above.
         """
-        numbers, lines, at = set(), code.splitlines(), None
+        stated = set()
         for statement in ast.parse(code).body:
-            needed, bound = names(ast.unparse(statement))
+            text = ast.unparse(statement)
+            if text.startswith("needs("):
+                stated |= {ast.literal_eval(number) for number in statement.value.args}
+            needed, bound = names(text)
             for name in needed & self.private.keys():
                 where = f"in the solution or test of {self.private[name]} only"
                 raise ValueError(f"{name!r} is bound {where}, and used in\n{code}")
-            numbers = numbers.union(*(self.numbers.get(name, ()) for name in needed))
-            if numbers and at is None:
-                at = min(node.lineno for node in (statement, *getattr(statement, "decorator_list", ()))) - 1
+            if missing := set().union(*(self.numbers.get(name, ()) for name in needed)) - stated:
+                raise ValueError(f"expected needs(...) with {sorted(missing)} above {text[:60]!r}, in\n{code}")
             for name in bound:  # what stands below the line needs the same exercises
                 self.private.pop(name, None)
-                self.numbers[name] = numbers
-        if at is None:
-            return code, False
-        while at and lines[at - 1].startswith("#"):
-            at -= 1
-        quoted = ", ".join(f'"{number}"' for number in sorted(numbers))
-        return "\n".join([*lines[:at], f"needs({quoted})", *lines[at:]]), True
+                self.numbers[name] = set(stated)
+        return stated
 
     def exercise(self, asked, answer):
         """Take note of the names that the reference answer to an exercise binds."""
-        for name in names(answer)[1] | {"right", "hint", "grade"}:  # the last are the test's
+        for name in names(answer)[1] | {"right", "hint", "grade", "answered"}:  # the last are the test's
             if name in asked.answers:
                 self.numbers[name] = {asked.number}
             else:
@@ -167,39 +165,38 @@ def instructor(notebook, language):
             cells.append(cell)
         else:
             cells.append(given(cell, ledger))
-            if "setup" in tags:
-                source = template("class_tools.py.in", title=words["tools"], comment=words["solved"])
-                cells.append(given(new_code_cell(source, id="class-tools"), ledger))
     notebook.cells = cells
     return notebook
 
 
 def given(cell, ledger):
-    """Lock a code cell; it says which exercises it needs."""
-    cell.source, needs = ledger.given(cell.source)
+    """Lock a code cell that students get as it is."""
     cell.metadata["deletable"] = False
-    return marked(cell, f"given-{cell.id}", needs, locked=True)
+    return marked(cell, f"given-{cell.id}", bool(ledger.given(cell.source)), locked=True)
 
 
 def graded(exercise, solution, words, ledger):
     """The cells of one exercise: what it is judged by, the exercise with its solution, the test."""
     asked, solved = parse(exercise.source), parse(solution.source)
-    if (asked.number, asked.check) != (solved.number, solved.check):
-        raise ValueError(f"exercise and solution must be checked alike:\n{exercise.source}\n{solution.source}")
+    if (asked.number, asked.check.removesuffix(")") + ", solution=True)") != (solved.number, solved.check):
+        both = f"{exercise.source}\n{solution.source}"
+        raise ValueError(f"exercise and solution must be checked alike, but for solution=True:\n{both}")
     answer = "\n".join(line for line in f"{solved.before}\n{solved.after}".splitlines() if "# @title" not in line)
     answer, number, at = answer.strip("\n"), asked.number, asked.number.replace(".", "-")
-    judged, cells, needs = [f'"{number}"', *asked.answers], [], ""
+    ledger.given(answer)
+    numbers = ledger.given(f"{asked.before}\n{asked.check}")
+    needs = f"needs({', '.join(map(repr, sorted(numbers)))})\n" if numbers else ""
+    judged, cells = [f'"{number}"', *asked.answers], []
     if asked.given:  # a student may use one of these names for something else
         kept = f"given_{number.replace('.', '_')}"
-        source = f"# {words['given'].format(number)}\n{kept} = ({', '.join(asked.given)},)"
+        source = f"{needs}# {words['given'].format(number)}\n{kept} = ({', '.join(asked.given)},)"
         cells.append(given(new_code_cell(source, id=f"kept-{at}"), ledger))
         judged.append(f"*{kept}")
-        needs = ledger.given(kept)[0].removesuffix(kept)
 
     # What nbgrader cuts out leaves one empty line, the first of those above the check.
     above = asked.before.rstrip("\n")
     below = asked.before.removeprefix(above).removeprefix("\n")
-    exercise.source = f"{needs}{above}\n{BEGIN}\n{answer}\n{END}\n{below}{asked.check}"
+    exercise.source = f"{above}\n{BEGIN}\n{answer}\n{END}\n{below}{asked.check}"
     undefined = "\n".join(f'{name} = globals().get("{name}")' for name in asked.answers)
     values = {"number": number, "needs": needs, "undefined": undefined, "judged": ", ".join(judged)}
     values |= {"title": words["test"].format(number), "answer": textwrap.indent(answer, " " * 8)}
@@ -233,6 +230,7 @@ def build(folder, languages=LANGUAGES):
     config = folder / "nbgrader_config.py"
     if not config.exists():
         shutil.copyfile(CONFIG, config)
+    shutil.copyfile(SUBMISSIONS, folder / SUBMISSIONS.name)
     settings = PyFileConfigLoader(config.name, path=str(folder)).load_config()
     course = NbGraderAPI(coursedir=CourseDirectory(root=str(folder), config=settings), config=settings)
     for source in sorted((folder / "source").glob("*/*.ipynb")):

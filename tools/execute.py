@@ -124,13 +124,15 @@ def execute_all(jobs, in_turn=False):
                 bar.set_postfix_str(", ".join(running))
 
         with ThreadPoolExecutor(at_a_time()) as pool:
-            waiting = [pool.submit(work, *group) for group in groups.items()]
+            waiting = []
             try:
+                for group in groups.items():
+                    waiting.append(pool.submit(work, *group))
                 for future in as_completed(waiting):
                     yield from future.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-                while not all(future.done() for future in waiting):
+                while running or not all(future.done() for future in waiting):
                     for kernel in psutil.Process().children(recursive=True):
                         kernel.kill()
                     time.sleep(0.1)

@@ -20,7 +20,7 @@ import yaml
 from tools.course import ROOT, read_pairs, sources
 
 DATA = ROOT / "docs" / "glossary.yml"
-LABELS = ROOT / "helpers" / "data" / "labels.toml"
+LABELS = [ROOT / "helpers" / "data" / f"{name}.toml" for name in ("labels", "messages", "hints")]
 PAGES = {"en": ROOT / "docs" / "glossary.md", "vi": ROOT / "docs" / "glossary.vi.md"}
 MARKS = "<!-- terms: begin -->", "<!-- terms: end -->"
 NEEDED = {"en": str, "vi": str, "note_en": str, "note_vi": str}
@@ -29,14 +29,13 @@ WORDS = {  # headings of the table, and what stands before the words of `avoid`
     "en": ("English", "Vietnamese", "meaning", "Not"),
     "vi": ("tiếng Việt", "tiếng Anh", "nghĩa", "Không viết"),
 }
-# Where no prose is: code, mathematics, targets of links, HTML, and the words that a glossary entry warns of.
+# No prose: code, mathematics, {names}, calls(), [shapes], targets of links, HTML, what an entry warns of.
 NOT_PROSE = re.compile(
-    r"```.*?```|~~~.*?~~~|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$|(?<=\])\([^)\n]*\)|<[^>\n]*>|https?://\S+|Không viết: [^|]*",
-    re.DOTALL,
+    r"(?s)```.*?```|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$|\{\w+[^}]*\}|[\w.]*(?<=[\w\]])\([^)\n]*\)"
+    r"|\[[\w., ]+\](?!\()|<[^>\n]*>|https?://\S+|Không viết: [^|]*"
 )
 GLOSS = re.compile(r"\((?P<english>[a-z][A-Za-z -]*)(?:, [A-Za-z]+)?\)|\((?P<capitals>[A-Z]\w*)\)")
-# A letter that only Vietnamese has: a string with one is Vietnamese.
-VIETNAMESE = re.compile(r"[ăâđêôơưàãáèéìĩíòõóùũúýẠ-ỹ]", re.IGNORECASE)
+VIETNAMESE = re.compile(r"[ăâđêôơưàãáèéìĩíòõóùũúýẠ-ỹ]", re.IGNORECASE)  # a string with one is Vietnamese
 # The tone of an open syllable stands on its first vowel: hóa, khỏe, tùy (quý and loại are no such syllables).
 TONE = re.compile(r"\b\w*(?:o[àảãáạèẻẽéẹ]|(?<!q)u[ỳỷỹýỵ])\b", re.IGNORECASE)
 
@@ -136,9 +135,11 @@ def cells():
 
 
 def labels():
-    """(where, Vietnamese text, English text) of every label of figures and tables."""
-    for key, (vi, en) in tomllib.loads(LABELS.read_text(encoding="utf-8")).items():
-        yield f"{LABELS.relative_to(ROOT).as_posix()}, label {key!r}", vi, en
+    """(where, Vietnamese text, English text) of every label of figures and tables, every message and every hint."""
+    for path in LABELS:
+        for key, row in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            for vi, en in row.values() if isinstance(row, dict) else [row]:
+                yield f"{path.relative_to(ROOT).as_posix()}, label {key!r}", vi, en
 
 
 def texts():

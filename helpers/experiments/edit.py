@@ -1,13 +1,16 @@
 """Edits of Q, K and V on their way through a model, as long as a `with` block lasts."""
 
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
+from transformers import Cache
 
-from helpers.capture import adapter_of, attention_modules, layer_numbers
+from helpers.capture import adapter_of, attention_modules, layer_numbers, layer_stack
 from helpers.masks import PARTS, check_part
-from helpers.settings import say
+from helpers.running.hooks import Hooks
+from helpers.running.inputs import unwrapped
+from helpers.settings import message
 
 
 @contextmanager
@@ -22,33 +25,37 @@ def edit_qkv(model, layers, part, fn, *, after_rotary=False):
         layers: a layer number, several, or None for all; -1 is the last.
         part: "Q", "K" or "V".
         fn: (values, positions) -> new values of the same shape.  values: a copy `[sentence, token, feature]` of what
-            the projection gave, heads side by side, padding included; positions: int64 `[token]`, 0 to n_token - 1.
+            the projection gave, heads side by side, padding included; positions: int64 `[token]`, on the batch's token
+            axis; with a key-value cache, as in `generate`, they go on where the cache ends.
         after_rotary: edit Q or K as they enter the dot product, after the rotary position embedding.
             In a model without one that is the same place.
 
+    The edit holds for runs in the thread that opened the block; compiled models run uncompiled meanwhile.
+
     Raises:
-        ValueError: unknown architecture or part, layer out of range, V after the rotary step, or a
-            shape that `fn` changed.
+        ValueError: unknown architecture or part, layer out of range, V after the rotary step, an architecture where
+            more than that step lies in between (`Adapter.rotary`), or a shape that `fn` changed.
+        RuntimeError: the model ran and nothing was edited, at the end of the block.
 
     Source: PyTorch lets a forward hook replace the output.  An edit after the rotary step is carried
     back through the rotation R: k + R^-1 (fn(R k) - R k), with the model's own function for R.
     """
     check_part(part)
     if after_rotary and part == "V":
-        vi = "V không qua bước xoay: hãy bỏ after_rotary, hoặc sửa 'Q' hay 'K'"
-        en = "V does not pass through a rotary step: leave after_rotary out, or edit 'Q' or 'K'"
-        raise ValueError(say(vi, en))
-    adapter, modules = adapter_of(model), attention_modules(model)
-    projection = adapter.projections[0 if adapter.split else PARTS.index(part)]
-    with ExitStack() as hooks:
+        raise ValueError(message("late_v"))
+    model = unwrapped(model)
+    adapter, modules, config = adapter_of(model), attention_modules(model), model.config.get_text_config()
+    if after_rotary and adapter.rotary is None:
+        raise ValueError(message("no_late_edit", kind=model.config.model_type))
+    hooks, projection = Hooks(), adapter.projections[0 if adapter.split else PARTS.index(part)]
+    with hooks, hooks:
+        hooks.put(layer_stack(model), lambda *_: None)  # counts the runs
         for layer in sorted(set(layer_numbers(layers, len(modules)))):
-            attention, edit = modules[layer], _Edit(part, fn, adapter.split, model.config.num_attention_heads)
-            if after_rotary and rotary_function(attention):
-                handle = attention.register_forward_pre_hook(edit.remember_rotation, with_kwargs=True)
-                hooks.callback(handle.remove)
-            handle = attention.get_submodule(projection).register_forward_hook(edit.replace_output)
-            hooks.callback(handle.remove)
+            edit = _Edit(part, fn, layer, adapter.split, config, after_rotary and adapter.rotary)
+            hooks.put(modules[layer], edit.begin, before=True)
+            hooks.put(modules[layer].get_submodule(projection), edit.replace_output)
         yield
+        hooks.check_fired()
 
 
 @contextmanager
@@ -63,6 +70,20 @@ def recorded(model, part, *, after_rotary=False):
         model, None, part, lambda values, _: seen.append(values.clone()) or values, after_rotary=after_rotary
     ):
         yield seen
+
+
+def cached_tokens(args, kwargs, layer):
+    """How many tokens the key-value cache holds that an attention module gets; 0 without one.
+
+    Raises:
+        ValueError: a cache that does not tell.
+    """
+    for name, value in (*enumerate(args), *kwargs.items()):
+        if isinstance(value, Cache):
+            return int(value.get_seq_length(layer))
+        if "past" in str(name) and value is not None:
+            raise ValueError(message("unknown_cache", came=type(value).__name__))
+    return 0
 
 
 def rotary_function(attention):
@@ -83,36 +104,38 @@ def _turned(values, attention, cos, sin):
 class _Edit:
     """One edit in one layer, and its two hooks."""
 
-    def __init__(self, part, fn, split, n_head):
-        self.part, self.fn, self.split, self.n_head = part, fn, split, n_head
-        self.rotation = None  # of the forward pass under way, where the edit comes after it
+    def __init__(self, part, fn, layer, split, config, turned):
+        self.part, self.fn, self.layer, self.split, self.config, self.turned = part, fn, layer, split, config, turned
+        self.rotation, self.n_cached = None, 0  # of the forward pass under way: rotary step, tokens not read again
 
-    def remember_rotation(self, attention, args, kwargs):
+    def begin(self, attention, args, kwargs):
         """Before the attention module runs."""
-        self.rotation = attention, *kwargs["position_embeddings"]
+        self.n_cached = cached_tokens(args, kwargs, self.layer)
+        if self.turned:
+            self.rotation = attention, *kwargs["position_embeddings"]
 
-    def replace_output(self, projection, inputs, output):
+    def replace_output(self, projection, args, kwargs, output):
         """After the projection ran; output `[sentence, token, feature]`, of Q, K and V together where it is fused."""
         if self.split is None:
             return self.edited(output)
-        every = self.split(torch.arange(output.shape[-1], device=output.device), self.n_head)
+        every = self.split(torch.arange(output.shape[-1], device=output.device), self.config)
         columns = every[PARTS.index(self.part)]
         output = output.clone()
         output[..., columns] = self.edited(output[..., columns])
         return output
 
     def edited(self, values):
-        rotation, self.rotation = self.rotation, None
-        before = _turned(values, *rotation) if rotation else values
-        after = self.fn(before.clone(), torch.arange(values.shape[1], device=values.device))
+        if values.ndim != 3:
+            raise ValueError(message("side_by_side", came=tuple(values.shape)))
+        before = _turned(values, *self.rotation) if self.turned else values
+        positions = torch.arange(self.n_cached, self.n_cached + values.shape[1], device=values.device)
+        after = self.fn(before.clone(), positions)
         if getattr(after, "shape", None) != before.shape:
             came, wanted = tuple(getattr(after, "shape", ())) or type(after).__name__, tuple(before.shape)
-            vi = f"cần fn trả về giá trị mới có kích thước {wanted}, nhận được {came}: hãy trả về đủ mọi giá trị"
-            en = f"expected new values of shape {wanted} from fn, got {came}: return all of them"
-            raise ValueError(say(vi, en))
+            raise ValueError(message("new_values", wanted=wanted, came=came))
         after = after.to(values.dtype)
-        if not rotation:
+        if not self.turned:
             return after
-        attention, cos, sin = rotation
+        attention, cos, sin = self.rotation
         scale = cos.square() + sin.square()  # not 1 where the embedding is scaled, nor quite 1 after rounding
         return values + _turned(after - before, attention, cos / scale, -sin / scale)

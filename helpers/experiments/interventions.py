@@ -14,10 +14,13 @@ from functools import partial
 
 import torch
 
-from helpers.capture import attention_layers, attention_modules, capture_qkv
-from helpers.experiments.edit import edit_qkv, recorded
+from helpers.capture import attention_layers, attention_modules, capture_qkv, checked_inputs, is_causal, layer_stack
+from helpers.experiments.edit import cached_tokens, edit_qkv, recorded
 from helpers.masks import PARTS
-from helpers.settings import say
+from helpers.running.hooks import Hooks
+from helpers.running.inputs import real_mask, unwrapped
+from helpers.settings import message
+from helpers.text import shortened, text_tokens
 
 
 @dataclass(frozen=True)
@@ -31,24 +34,18 @@ class Predictions:
 
 
 def predict(model, batch):
-    """The unedited predictions that `effect` compares with.
+    """The unedited predictions that `effect` compares with: the model's own, in float32 at least.
 
     Args:
         model: a causal language model (`...ForCausalLM`, `...LMHeadModel`).
-        batch: from `encode`, padded on the right, every sentence of two tokens at least.
+        batch: from `encode`, every sentence of two tokens at least.
 
     Raises:
         ValueError: the model has no head for the next token, or a sentence has one token only.
     """
-    if model.get_output_embeddings() is None or not getattr(model, "can_generate", bool)():
-        vi = "không dự đoán token kế tiếp: hãy dùng một mô hình nhân quả, chẳng hạn load_model('smollm2')"
-        en = "does not predict the next token: use a causal model, load_model('smollm2') for one"
-        raise ValueError(f"{type(model).__name__} {say(vi, en)}")
-    short = (batch["attention_mask"].sum(dim=1) < 2).nonzero().flatten().tolist()
+    short = (_has_next(batch).sum(dim=1) == 0).nonzero().flatten().tolist()
     if short:
-        vi = f"câu chỉ có một token thì không có gì để dự đoán: hãy bỏ các câu {short}"
-        en = f"nothing can be predicted in sentences of one token: leave out {short}"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("nothing_to_predict", which=shortened(short)))
     logits = _logits(model, batch)
     normaliser = logits.logsumexp(dim=-1)  # [prediction]
     p = (logits - normaliser.unsqueeze(-1)).exp_()
@@ -83,20 +80,21 @@ def in_double(model):
     `model.double()` alone does not: transformers takes eager attention's softmax and every RMSNorm in
     float32 whatever the dtype of the weights.
     """
-    double = copy.deepcopy(model).double()
+    double = copy.deepcopy(unwrapped(model)).double()
     double.set_attn_implementation("sdpa")  # its softmax keeps the dtype
     for parent in list(double.modules()):
         for name, norm in list(parent.named_children()):
             if type(norm).__name__.endswith("RMSNorm") and not isinstance(norm, torch.nn.RMSNorm):
-                exact = torch.nn.RMSNorm(norm.weight.shape, eps=norm.variance_epsilon).to(norm.weight)
-                exact.weight.data.copy_(norm.weight)
+                eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+                exact = torch.nn.RMSNorm(norm.weight.shape, eps=eps).to(norm.weight)
+                exact.weight.data.copy_(norm.weight + type(norm).__name__.startswith("Gemma"))  # 1 + weight there
                 setattr(parent, name, exact)
     return double.requires_grad_(False)
 
 
 def real_tokens(batch):
-    """Which positions hold text and not padding: bool `[sentence, token]`, on the CPU."""
-    return batch["attention_mask"].bool().cpu()
+    """Which positions hold text, and neither padding nor a special token: bool `[sentence, token]`, on the CPU."""
+    return text_tokens(batch).cpu()
 
 
 MASSIVE = 2.5  # times the median length of the residual stream
@@ -105,8 +103,8 @@ MASSIVE = 2.5  # times the median length of the residual stream
 def massive_tokens(model, batch):
     """Which tokens have a massive residual stream, as attention sinks have; by norm, not by position.
 
-    A text token is massive if the length of its residual stream at the input of some layer exceeds `MASSIVE` times
-    the median over the text tokens of the batch there.
+    A token is massive if the length of its residual stream at the input of some layer exceeds `MASSIVE` times the
+    median over the text tokens of the batch there.  Special tokens may be, too.
 
     Returns:
         bool `[sentence, token]`; False at padding.
@@ -115,35 +113,40 @@ def massive_tokens(model, batch):
     """
     with _norms_recorded(model) as norms:
         _run(model, batch)
-    return _massive(norms, real_tokens(batch))
+    return _massive(norms, batch)
 
 
 def common_mean(model, batch):
-    """Mean of Q, of K and of V over the text tokens that are not massive: {part: `[layer, feature]`}.
+    """Mean of Q, of K and of V over the text tokens that are not massive: {part: `[layer, feature]`}, float32 at least.
 
     Take other sentences than those that you measure on.
     """
     with _norms_recorded(model) as norms:
         qkv = capture_qkv(model, batch)
-    real = real_tokens(batch)
-    ordinary = (real & ~_massive(norms, real)).to(qkv.q.device)
-    return {part: getattr(qkv, part.lower())[:, ordinary].mean(dim=1) for part in PARTS}
+    ordinary = (real_tokens(batch) & ~_massive(norms, batch)).to(qkv.q.device)
+    precise = torch.promote_types(qkv.q.dtype, torch.float32)
+    return {part: getattr(qkv, part.lower())[:, ordinary].to(precise).mean(dim=1) for part in PARTS}
 
 
 @contextmanager
 def _norms_recorded(model):
     """Length of the residual stream at the input of every layer that runs: list of `[sentence, token]`, on the CPU."""
-    norms = []
-    with ExitStack() as hooks:
+    norms, hooks = [], Hooks()
+
+    def note(layer, args, kwargs):
+        norms.append((args[0] if args else kwargs["hidden_states"]).float().norm(dim=-1).cpu())
+
+    with hooks, hooks:
         for layer in attention_layers(model):
-            hook = layer.register_forward_pre_hook(lambda _, args: norms.append(args[0].norm(dim=-1).cpu()))
-            hooks.callback(hook.remove)
+            hooks.put(layer, note, before=True)
         yield norms
+        hooks.check_fired(1)
 
 
-def _massive(norms, real):
-    massive = torch.stack([norm > MASSIVE * norm[real].median() for norm in norms])  # [layer, sentence, token]
-    return massive.any(dim=0) & real
+def _massive(norms, batch):
+    text = real_tokens(batch)
+    massive = torch.stack([norm > MASSIVE * norm[text].median() for norm in norms])  # [layer, sentence, token]
+    return massive.any(dim=0) & real_mask(batch).cpu()
 
 
 @contextmanager
@@ -229,7 +232,9 @@ def edit_attention(model, fn):
     The new weights enter through the additive mask: softmax(score + log(new / old)) = new, wherever old > 0.
     """
 
-    def hook(layer, module, args, kwargs, output):
+    def replace(layer, module, args, kwargs, output):
+        if output[1] is None or (output[1].sum(dim=-1) - 1).abs().max() > 0.05:
+            raise ValueError(message("no_weights_seen", came=type(module).__name__))
         new = fn(layer, output[1].clone())
         if new is None:
             return None
@@ -238,10 +243,19 @@ def edit_attention(model, fn):
         once_more = {name: None if "past" in name else value for name, value in kwargs.items()}
         return module.forward(*args, **{**once_more, "attention_mask": kwargs["attention_mask"] + shift})
 
-    with ExitStack() as hooks:
+    hooks = Hooks()
+    with hooks, hooks:
+        hooks.put(layer_stack(unwrapped(model)), lambda *_: None)  # counts the runs
         for layer, module in enumerate(attention_modules(model)):
-            hooks.callback(module.register_forward_hook(partial(hook, layer), with_kwargs=True).remove)
+            hooks.put(module, partial(_refuse_cache, layer), before=True)
+            hooks.put(module, partial(replace, layer))
         yield
+        hooks.check_fired()
+
+
+def _refuse_cache(layer, module, args, kwargs):
+    if cached_tokens(args, kwargs, layer):
+        raise ValueError(message("no_cache_here"))
 
 
 @contextmanager
@@ -298,22 +312,47 @@ def score_by_distance(q, c, real, d_head):
 
 
 def _run(model, batch):
-    """Last hidden states `[sentence, token, n_embd]`."""
-    device = next(model.parameters()).device
-    inputs = {key: value.to(device) for key, value in batch.items()}
+    """The base model on a batch, for its hooks."""
+    model = unwrapped(model)
     with torch.no_grad():
-        return model.base_model(**inputs, use_cache=False).last_hidden_state
+        model.base_model(**checked_inputs(model, batch), use_cache=False)
 
 
 def _logits(model, batch):
     """`[prediction, vocabulary]`: only where a next token follows."""
-    with torch.no_grad():
-        hidden = _run(model, batch)
-        return model.get_output_embeddings()(hidden[:, :-1][_has_next(batch).to(hidden.device)])
+    model = next_token_model(model)
+    has_next = torch.nn.functional.pad(_has_next(batch), (0, 1))  # [sentence, token]
+    return own_logits(model, has_next, **checked_inputs(model, batch), use_cache=False)
+
+
+def next_token_model(model):
+    """The model inside its wrappers; `ValueError` if it does not predict the next token."""
+    model = unwrapped(model)
+    if model.get_output_embeddings() is None or not model.can_generate() or not is_causal(model):
+        raise ValueError(message("no_next_token", came=type(model).__name__))
+    return model
+
+
+def own_logits(model, wanted, **inputs):
+    """The model's own logits of the wanted tokens (bool `[sentence, token]`): `[token, vocabulary]`, float32 at least.
+
+    Whatever the model does before and after its output embeddings (BERT's dense layer, Gemma's soft cap) is done.
+    """
+    hooks = Hooks()
+
+    def keep(module, args, kwargs):
+        return (args[0][wanted.to(args[0].device)],), kwargs
+
+    with hooks, hooks, torch.no_grad():
+        hooks.put(model.get_output_embeddings(), keep, before=True)
+        logits = model(**inputs).logits
+    hooks.check_fired(1)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _has_next(batch):
-    return batch["attention_mask"][:, 1:].bool()  # [sentence, token - 1]
+    real = real_mask(batch)
+    return real[:, 1:] & real[:, :-1]  # [sentence, token - 1]
 
 
 def _by_sentence(values, batch):

@@ -10,16 +10,33 @@ Where the input will not do, `StudyError` says so in one sentence, in the langua
 
 import os
 import unicodedata
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
+import regex
 from ipywidgets import Layout, Textarea
 
-from helpers.capture import ADAPTERS
+from helpers.capture import adapter_of
 from helpers.models import load_model
-from helpers.settings import say
+from helpers.settings import message, say
 
 FEWEST, FEW = 3, 10  # sentences: fewer are refused, fewer get a warning
-INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width spaces and the byte order mark
+SHAPING = r"[\p{jt=D}\p{jt=R}\p{jt=L}\p{ccc=9}]\p{M}*|[\p{ExtPict}\p{EMod}\ufe0f]"  # Arabic, Indic letters, emoji
+INVISIBLE = regex.compile(
+    r"(?![\s\p{VS}\u200c\u200d])[\p{Default_Ignorable_Code_Point}\p{Cc}\p{Cs}\ufff9-\ufffb]"  # byte order mark too
+    rf"|(?<!{SHAPING})[\u200c\u200d]"  # joiners, where no letter before needs them
+)
+CHANGES = partial(INVISIBLE.sub, ""), lambda text: " ".join(text.split()), partial(unicodedata.normalize, "NFC")
+COMMENT = regex.compile(r"\s*#(?!\w)")
+EMPTY_CELLS = ("none", "nan", "nat", "<na>")  # of lists, numpy and pandas
+NO_LINES = regex.compile(r"(?i)\.(?:csv|tsv|jsonl?|html?|xml|docx?|odt|rtf|xlsx?|ods|pdf|parquet|zip)$")  # names
+LONGEST_NAME = 260
+ESCAPED_NAME = regex.compile(  # D:\new.txt, where \n became a line break; not a dialogue, "A:" and a line break
+    r"(?si)(?=.*[\x00-\x1f])(?=.*[\\/]|.*\.\w{2,4}$)(?:\W*[a-z]:[\\/\x00-\x1f]|[^ ]*\.(?:txt|csv|md|docx?|xlsx?|pdf)$)"
+)
 
 
 class StudyError(ValueError):
@@ -44,83 +61,128 @@ def sentence_box():
 
 
 def open_model(name):
-    """`load_model`, with its failure as a `StudyError`."""
+    """`load_model`, with its failure, or an architecture that is not known, as a `StudyError`."""
     try:
         model, tokenizer = load_model(name)
+        adapter_of(model)
     except (ValueError, OSError) as error:
-        vi = f"Không mở được mô hình {name!r}: hãy xem lại MODEL. Chi tiết: {error}"
-        en = f"The model {name!r} could not be opened: look at MODEL again. Details: {error}"
-        raise StudyError(say(vi, en)) from None
-    kind = model.config.model_type
-    if kind not in ADAPTERS:
-        known = ", ".join(ADAPTERS)
-        vi = f"Kiến trúc {kind!r} chưa được hỗ trợ; hiện có: {known}."
-        en = f"The architecture {kind!r} is not known here; those known are {known}."
-        raise StudyError(say(vi, en))
+        raise StudyError(message("no_study_model", name=name, error=error)) from None
     return model, tokenizer
 
 
+def cleaned(text):
+    r"""A word or a line as it is studied: in NFC, single-spaced, without invisible characters.
+
+    >>> cleaned(" so\u0301ng\u00a0\u200bher ")
+    'sóng her'
+    """
+    for change in CHANGES:
+        text = change(text)
+    return text
+
+
 def read_sentences(source):
-    """Clean sentences out of a text, a file or a list.
+    r"""Clean sentences out of a text, a file or a list: the one way, of notebook 11 and of the survey.
 
     Args:
-        source: a list of sentences; a text of several lines, one sentence each; or the name of a UTF-8 file
-            (a `Path`, or a text of one line).  Lines that begin with # are comments.
+        source: a list, or a column of a table, of sentences (cells without text, None or NaN, are left out); a text or
+            an open file with one sentence on each line; or the name of a UTF-8 file of that kind (a `Path`, or a text
+            of one line).  Lines that begin with # are comments, but not a #hashtag, and not in a list.
 
     Returns:
-        (sentences, notes): in NFC, single-spaced, none twice; and a line of text for each thing that was
-        changed or left out.
+        (sentences, notes): each as by `cleaned`, none twice; and a line of text for each thing that was changed or
+        left out.
 
     Raises:
-        StudyError: no such file, not UTF-8, or fewer than three sentences.
+        StudyError: no such file, no plain UTF-8 text, a list of other things, or fewer than three sentences.
 
-    >>> read_sentences("She gave her bread.\\n\\nI saw\\ther.\\nWe met her.\\nWe met her.")[1][:3]
-    ['1 blank line(s) left out', '1 line(s) with tabs, repeated, odd or invisible spaces tidied', '1 duplicate(s) left out']
+    >>> read_sentences("She gave her bread.\n\nI saw\ther.\nWe met her.\nWe met her.")[1][:3]
+    ['1 line(s) with tabs, repeated or odd spaces tidied', '1 blank line(s) left out', '1 duplicate(s) left out']
     """
-    if isinstance(source, Path) or (isinstance(source, str) and len(source.strip().splitlines()) == 1):
-        source = _read_file(Path(str(source).strip()))
-    text = source if isinstance(source, str) else "\n".join(source)
-    every = text.removeprefix("\ufeff").splitlines()
-    lines = [line for line in every if not line.lstrip().startswith("#")]
-    spaced = [" ".join(line.translate(INVISIBLE).split()) for line in lines]
-    composed = [unicodedata.normalize("NFC", line) for line in spaced]
-    sentences = list(dict.fromkeys(filter(None, composed)))
-    n_blank = composed.count("")
-    n_tidied = sum(a != b for a, b in zip(lines, spaced, strict=True) if b)
-    n_joined = sum(a != b for a, b in zip(spaced, composed, strict=True))
-    tidied = "dòng có tab, khoảng trắng thừa, lạ hoặc vô hình, đã dọn lại"
-    counted = [
-        (text.count("\r\n"), say("dòng kết thúc kiểu Windows (CRLF), đã đổi", "Windows line end(s) (CRLF) changed")),
-        (len(every) - len(lines), say("dòng chú thích (#), đã bỏ", "comment line(s) (#) left out")),
-        (n_blank, say("dòng trống, đã bỏ", "blank line(s) left out")),
-        (n_tidied, say(tidied, "line(s) with tabs, repeated, odd or invisible spaces tidied")),
-        (n_joined, say("dòng có dấu tách rời, đã ghép lại (NFC)", "line(s): accents joined to their letters (NFC)")),
-        (len(lines) - n_blank - len(sentences), say("câu trùng, đã bỏ", "duplicate(s) left out")),
-    ]
-    notes = [f"{count} {what}" for count, what in counted if count]
+    source = _content(source)
+    lines, counted = _lines(source) if isinstance(source, str) else _cells(source)
+    for change, key in zip(CHANGES, ("invisible", "spaces", "accents"), strict=True):
+        changed = [change(line) for line in lines]
+        counted[key] = sum(a != b != "" for a, b in zip(lines, changed, strict=True))
+        lines = changed
+    sentences, counted["blanks"] = list(dict.fromkeys(filter(None, lines))), lines.count("")
     n = len(sentences)
+    counted["duplicates"] = len(lines) - counted["blanks"] - n
+    counted["lost_letters"] = sum("\ufffd" in sentence for sentence in sentences)
+    notes = [f"{count} {message(key)}" for key, count in counted.items() if count]
     if n < FEWEST:
-        vi = f"Chỉ có {n} câu khác nhau, cần ít nhất {FEWEST}: viết mỗi câu một dòng."
-        en = f"There are only {n} different sentences; at least {FEWEST} are needed, one on each line."
-        raise StudyError(say(vi, en))
+        raise StudyError(message("too_few", n=n, why=f" ({'; '.join(notes)})" if notes else "", fewest=FEWEST))
     if n < FEW:
-        vi = f"cẩn thận: chỉ {n} câu; với n nhỏ như vậy, dữ liệu ngẫu nhiên cũng cho hình nụ cười (bài 05)"
-        en = f"careful: only {n} sentences; with so few, chance smiles too (notebook 05)"
-        notes.append(say(vi, en))
+        notes.append(message("few", n=n))
     return sentences, notes
+
+
+def _lines(text):
+    """The lines of a text that are no comments, and what was counted."""
+    every = text.splitlines()
+    lines = [line for line in every if not COMMENT.match(INVISIBLE.sub("", line))]
+    return lines, {
+        "crlf": text.count("\r\n"),
+        "odd_breaks": len(regex.findall("[\v\f\x1c-\x1e\x85\u2028\u2029]", text)),
+        "comments": len(every) - len(lines),
+        "hashtags": sum(INVISIBLE.sub("", line).lstrip().startswith("#") for line in lines),
+    }
+
+
+def _cells(source):
+    """The members of a list that hold text, and what was counted."""
+    if not isinstance(source, Iterable) or isinstance(source, Mapping | AbstractSet) or hasattr(source, "columns"):
+        # their members would be keys or names of columns, or have no order
+        raise StudyError(message("no_list", came=type(source).__name__))
+    cells = list(source)
+    texts = [cell for cell in cells if isinstance(cell, str) or str(cell).lower() not in EMPTY_CELLS]
+    if others := [cell for cell in texts if not isinstance(cell, str)]:
+        came = str(others[0])[:30]
+        raise StudyError(message("no_text", n=len(others), came=came, kind=type(others[0]).__name__))
+    return texts, {"empty_cells": len(cells) - len(texts)}
+
+
+def _content(source):
+    """The text that a source holds or names; a list as it is."""
+    if isinstance(source, str):
+        name = source.strip()
+        if len(name) < LONGEST_NAME and ESCAPED_NAME.match(name):
+            raise StudyError(message("escaped_name", name=name))
+        if len(name.splitlines()) == 1:
+            source = Path(INVISIBLE.sub("", name).strip("\"' "))  # as Windows copies it
+    if isinstance(source, os.PathLike):
+        return _read_file(Path(source).expanduser())
+    if hasattr(source, "read"):
+        source = source.read()
+    return _decoded(bytes(source), "bytes") if isinstance(source, bytes | bytearray | memoryview) else source
 
 
 def _read_file(path):
     try:
-        text = path.expanduser().read_bytes().decode("utf-8")
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        names = [other.name for other in path.parent.glob("*")] if isinstance(error, FileNotFoundError) else []
+        near = get_close_matches(path.name, names, 1)
+        if os.path.isdir(path):
+            why = message("is_a_folder")
+        elif isinstance(error, PermissionError):
+            why = message("no_permission")
+        elif regex.match(r"\w{2,}:/", str(path)):
+            why = message("is_on_the_web")
+        else:
+            why = message("near_name", near=near[0]) if near else message("no_such_file")
+        raise StudyError(message("no_file", name=str(path)[:80], why=why)) from None
+    if not data.strip():
+        raise StudyError(message("empty_file", name=path.name))
+    return _decoded(data, path.name)
+
+
+def _decoded(data, name):
+    """The text of a file of this name."""
+    try:
+        text = data.decode("utf-8")
+        if not NO_LINES.search(name) and "\0" not in text:  # NUL: UTF-16 without its mark
+            return text
     except UnicodeDecodeError:
-        vi = f"Tệp {path.name!r} không phải UTF-8: trong trình soạn thảo, hãy lưu lại với bảng mã UTF-8."
-        en = f"The file {path.name!r} is not UTF-8: save it again in your editor with the encoding UTF-8."
-        raise StudyError(say(vi, en)) from None
-    except (OSError, ValueError):
-        vi = f"Không đọc được tệp {str(path)[:80]!r}: xem lại tên, hoặc dán nhiều câu, mỗi câu một dòng."
-        en = f"The file {str(path)[:80]!r} cannot be read: look at its name, or paste several sentences, one a line."
-        raise StudyError(say(vi, en)) from None
-    if not text.strip():
-        raise StudyError(say(f"Tệp {path.name!r} trống.", f"The file {path.name!r} is empty."))
-    return text
+        pass
+    raise StudyError(message("no_plain_text", name=name))

@@ -4,17 +4,22 @@ A word may be one token or several, Vietnamese ones mostly several: then its las
 which in a causal model is the only one that has seen the whole word.
 """
 
-import re
-import unicodedata
 from dataclasses import dataclass
 
+import regex
 import torch
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from helpers.capture import adapter_of
-from helpers.experiments.study import FEWEST, StudyError
-from helpers.settings import say
-from helpers.text import SentenceBatch, encode, tokens_at
+from helpers.capture import is_causal, longest_input
+from helpers.experiments.study import FEWEST, StudyError, cleaned
+from helpers.settings import message
+from helpers.text import SentenceBatch, encode, text_tokens, tokens_at
+
+# Where a word begins and ends: the boundaries of Unicode (UAX 29), and those in "end.Begin", "water's" and "l'eau".
+# In scripts without spaces UAX 29 has one almost everywhere; there a word is at least whole syllables.
+BEGIN = r"(?:\b|(?<=\p{L}[.:])|(?<=\p{L}['’])(?=[aeiouyhàâéèêëîïôùûœ]))(?<![\p{Logical_Order_Exception}\p{InSC=Virama}\p{InSC=Invisible_Stacker}])"
+END = r"(?:\b|(?=[.:]\p{L}|['’]s\b))(?!(?!\p{Logical_Order_Exception})\p{InSC=Vowel_Dependent})"
+UNSPACED = regex.compile(r"[\p{Ideographic}\p{Hiragana}\p{Katakana}\p{Line_Break=SA}]")  # SA: Thai, Lao, Khmer, ...
 
 
 @dataclass(frozen=True)
@@ -37,34 +42,38 @@ class Target:
 def find_word(model, tokenizer, sentences, word, piece=None, *, drop_missing=False):
     """The last token of a word in every sentence (its first occurrence).
 
-    The whole word is looked for, between word boundaries, as the tokenizer writes it inside a sentence; so
-    the piece found is the end of that very word, and not another place where its id happens to stand.
+    The whole word is looked for (`word_in`), as the tokenizer writes it inside a sentence; so the piece found is
+    the end of that very word, and not another place where its id happens to stand.
 
     Args:
         model, tokenizer: from `open_model`.
         sentences: from `read_sentences`.
-        word: in the letters of the sentences, e.g. "her"; spaces around it do not matter.
+        word: in the letters of the sentences, e.g. "her"; cleaned as they are (`cleaned`).
         piece: "last" agrees to a word of several tokens, of which the last is studied.
         drop_missing: leave out sentences without the word instead of refusing.
 
     Raises:
         StudyError: no word, unknown to the tokenizer, several tokens without piece="last", missing from
-            some sentences, or a sentence too long for the model.
+            some sentences, a sentence too long for the model, or a tokenizer that does not tell where a word stands.
     """
-    word = unicodedata.normalize("NFC", str(word or "").strip())
+    word = cleaned(str(word or ""))
     if not word:
-        raise StudyError(say("Chưa có từ nào: hãy điền WORD.", "There is no word: fill in WORD."))
-    pieces = tokens_at(tokenizer, f"a {word}", 2, 2 + len(word))[0]
-    shown = tuple(readable(tokenizer, token) for token in pieces)
-    _check_pieces(tokenizer, word, pieces, shown, piece)
-    found = [_find(tokenizer, sentence, word, pieces) for sentence in sentences]
+        raise StudyError(message("no_word"))
+    _check_lengths(model, tokenizer, sentences)
+    try:
+        pieces = pieces_of(tokenizer, word)
+        shown = tuple(readable(tokenizer, token) for token in pieces)
+        _check_pieces(tokenizer, word, pieces, shown, piece)
+        found = [_find(tokenizer, sentence, word, pieces) for sentence in sentences]
+    except ValueError as error:  # of a tokenizer that does not tell which tokens stand where
+        raise StudyError(str(error)) from None
     if drop_missing:
         sentences = [sentence for sentence, at in zip(sentences, found, strict=True) if at]
         found = [at for at in found if at]
-    _check_sentences(model, tokenizer, word, sentences, found)
+    _check_sentences(word, sentences, found)
     batch = encode(tokenizer, sentences)
     positions, control = torch.tensor(found).T  # each [sentence]
-    causal = adapter_of(model).causal
+    causal = is_causal(model)
     rows = zip(batch["input_ids"].tolist(), positions.tolist(), strict=True)
     seen = {tuple(ids[: end + 1] if causal else ids) for ids, end in rows}
     return Target(word, shown, batch, positions, control, len(seen), causal)
@@ -72,51 +81,52 @@ def find_word(model, tokenizer, sentences, word, piece=None, *, drop_missing=Fal
 
 def _check_pieces(tokenizer, word, pieces, shown, piece):
     if not pieces or tokenizer.unk_token_id in pieces:
-        vi, en = f"Bộ tách token không biết từ “{word}”.", f"The tokenizer does not know the word “{word}”."
-        raise StudyError(say(vi, en))
+        raise StudyError(message("unknown_to_tokenizer", word=word))
     if len(pieces) > 1 and piece != "last":
-        n, joined = len(pieces), " + ".join(shown)
-        vi = (
-            f'Với mô hình này, “{word}” gồm {n} token: {joined}. Đặt PIECE = "last" để dùng token cuối '
-            "(token đã thấy cả từ), hoặc chọn một từ chỉ gồm một token."
-        )
-        en = (
-            f'For this model “{word}” is {n} tokens: {joined}. Set PIECE = "last" to study the last one '
-            "(which has seen the whole word), or choose a word that is one token."
-        )
-        raise StudyError(say(vi, en))
+        raise StudyError(message("several_pieces", word=word, n=len(pieces), joined=" + ".join(shown)))
 
 
-def _check_sentences(model, tokenizer, word, sentences, found):
+def _check_sentences(word, sentences, found):
     missing = [f"{i} “{sentence}”" for i, (sentence, at) in enumerate(zip(sentences, found, strict=True), 1) if not at]
     if missing:
-        n, which = len(missing), "; ".join(missing[:3] + ["…"] * (len(missing) > 3))
-        vi = f"“{word}” không có trong {n} câu (viết như ở giữa câu, đúng chữ hoa, chữ thường): {which}."
-        en = f"“{word}” is missing from {n} sentence(s), as it is written in mid-sentence, capitals included: {which}."
-        raise StudyError(say(vi, en))
+        which = "; ".join(missing[:3] + ["…"] * (len(missing) > 3))
+        raise StudyError(message("word_missing", word=word, n=len(missing), which=which))
     if len(sentences) < FEWEST:
-        vi = f"Chỉ {len(sentences)} câu có “{word}”, cần ít nhất {FEWEST}."
-        en = f"Only {len(sentences)} sentence(s) have “{word}”; at least {FEWEST} are needed."
-        raise StudyError(say(vi, en))
-    most = getattr(model.config, "max_position_embeddings", None) or float("inf")
+        raise StudyError(message("few_with_word", n=len(sentences), word=word, fewest=FEWEST))
+
+
+def _check_lengths(model, tokenizer, sentences):
+    most = longest_input(model)
     for i, sentence in enumerate(sentences, start=1):
         length = len(tokenizer(sentence, verbose=False)["input_ids"])
         if length > most:
-            vi = f"Câu {i} có {length} token, mô hình chỉ đọc được {most}: hãy rút ngắn câu ấy."
-            en = f"Sentence {i} has {length} tokens, and the model reads {most} at most: shorten it."
-            raise StudyError(say(vi, en))
+            raise StudyError(message("long_sentence", i=i, n=length, most=most))
+
+
+def pieces_of(tokenizer, word):
+    """Ids of the tokens of a word inside a sentence: after a space, but in scripts that have none between words."""
+    before = "a" if UNSPACED.search(word) else "a "
+    return tokens_at(tokenizer, before + word, len(before), len(before) + len(word))[0]
+
+
+def word_in(tokenizer, sentence, word, pieces):
+    """(positions of the word's tokens, which tokens are text) at the first occurrence of the whole word with these
+    pieces, or None.  "her" is no part of "hers" nor of "her2", "don" none of "don't", but "her" of "her-self".
+
+    In scripts without spaces (Chinese, Thai, ...) no longer word can be told apart that is made of whole syllables.
+    """
+    for match in regex.finditer(BEGIN + regex.escape(word) + END, sentence, regex.WORD | regex.IGNORECASE):
+        ids, at, _ = tokens_at(tokenizer, sentence, *match.span())
+        if ids == pieces:
+            return at, text_tokens(encode(tokenizer, [sentence]))[0].tolist()
+    return None
 
 
 def _find(tokenizer, sentence, word, pieces):
     """(position of the last piece, position of the control) at the first occurrence, or None."""
-    for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", sentence, flags=re.IGNORECASE):
-        ids, at, is_text = tokens_at(tokenizer, sentence, *match.span())
-        if ids != pieces:
-            continue
-        for control in (at[0] - 1, at[-1] + 1):
-            if 0 <= control < len(is_text) and is_text[control]:
-                return at[-1], control
-    return None
+    at, is_text = word_in(tokenizer, sentence, word, pieces) or ([], [])
+    beside = [at[0] - 1, at[-1] + 1] if at else []
+    return next(((at[-1], i) for i in beside if 0 <= i < len(is_text) and is_text[i]), None)
 
 
 def readable(tokenizer, token):

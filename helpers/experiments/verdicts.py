@@ -9,6 +9,7 @@ import math
 import operator
 import re
 import warnings
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 
 from helpers.baselines import null_shares
 from helpers.experiments.study import FEW, StudyError
-from helpers.settings import say
+from helpers.settings import message, say
 from helpers.similarity import FewSamplesWarning, block_histograms
 from helpers.statistics import jackknife, smile_index, wasserstein_distance
 from helpers.teaching.labels import label
@@ -49,7 +50,7 @@ HALVES = ("cos của hai nửa − cos với đối chứng", "cos of the halves
 CLAIMS = (
     Claim(">", 0, ("nụ cười ở Q và K", "a smile for Q and K"), (S_LOWEST, S_LOWEST)),
     Claim("≤", -0.1, ("V phẳng hơn", "V is flatter"), (S_V, S_V)),
-    Claim("≥", 1, ("Q–K cao", "Q–K is high"), ("|s| > 0.9: QK / mức cần có", "|s| > 0.9: QK / what it needs")),
+    Claim("≥", 1, ("Q–K cao", "Q–K is high"), ("|s| > 0,9: QK / mức cần có", "|s| > 0.9: QK / what it needs")),
     Claim("<", 0, ("trừ trung bình: hết cười", "no smile without the mean"), S_LARGEST),
     Claim("≤", 1.2, ("phần còn lại như nhiễu", "the rest like noise"), WIDTH),
     Claim("<", 0.02, ("các khối giống nhau", "the blocks become alike"), W1),
@@ -144,15 +145,11 @@ def _in_a_word(held, n_layer):
 def choose_layer(n_layer, wanted=None):
     """The layer to show: the one wanted, else a tenth of the depth, as in notebooks 05 and 06, but never layer 0."""
     if n_layer < 2:
-        vi = "Mô hình chỉ có một tầng; tầng 0 được để riêng nên không còn gì để xét."
-        en = "The model has one layer only; layer 0 stands aside, so nothing is left to judge."
-        raise StudyError(say(vi, en))
+        raise StudyError(message("one_layer"))
     if wanted in (None, ""):
         return max(1, n_layer // 10)
     if not re.fullmatch(r"\d+", str(wanted)) or int(wanted) >= n_layer:
-        vi = f"LAYER = {wanted!r} không phải là một tầng: hãy chọn một số từ 0 đến {n_layer - 1}."
-        en = f"LAYER = {wanted!r} is no layer: choose a number from 0 to {n_layer - 1}."
-        raise StudyError(say(vi, en))
+        raise StudyError(message("wrong_layer", wanted=wanted, last=n_layer - 1))
     return int(wanted)
 
 
@@ -163,48 +160,38 @@ def conclude(verdicts, x, sizes, layer, target):
         if names:
             yield f"{label('verdict_' + verdict).capitalize()}: {', '.join(names)}."
     if open_ones := ", ".join(f"({v.number})" for v in verdicts if v.undecided):
-        yield say(
-            f"Ở tầng {layer}, khoảng tin cậy của {open_ones} vắt qua ngưỡng: ngần này câu chưa đủ để phân xử.",
-            f"At layer {layer} the interval of {open_ones} reaches over the threshold: these sentences do not decide.",
-        )
+        yield message("undecided", layer=layer, which=open_ones)
     if any(math.isnan(v.value) for v in verdicts):
-        yield say(
-            f"Ở tầng {layer} có con số không xác định: token đích ở đó như nhau trong mọi câu, nên không có gì để so.",
-            f"At layer {layer} a figure is undefined: the target is the same in every sentence there.",
-        )
+        yield message("undefined_here", layer=layer)
     q = x[layer, :, : sizes[0]].double()  # [sentence, feature]
     energy = float((q.mean(dim=0).square() / q.square().mean(dim=0)).nanmean())
-    yield say(
-        f"Ở tầng {layer}, độ dời chiếm {energy:.0%} năng lượng của Q (trên 58% thì QQ cười).",
-        f"At layer {layer} the offset has {energy:.0%} of the energy of Q (above 58% QQ smiles).",
-    )
+    yield message("offset_energy", layer=layer, energy=energy)
     n, n_distinct = x.shape[1], target.n_distinct
     if n_distinct < n:
-        yield say(
-            f"Cẩn thận: chỉ {n_distinct} trong {n} đoạn đầu là khác nhau; các câu còn lại chỉ lặp lại.",
-            f"Careful: only {n_distinct} of {n} beginnings differ; the other sentences are repetitions.",
-        )
+        yield message("repeated", n=n, n_distinct=n_distinct)
     if min(n, n_distinct) < FEW:
-        yield say(
-            "Cẩn thận: ít câu đến mức dữ liệu ngẫu nhiên cũng cho hình nụ cười.",
-            "Careful: so few sentences that chance smiles too.",
-        )
+        yield message("chance_smiles")
     if len(target.pieces) > 1:
-        yield say(
-            f"Kết quả là của token cuối {target.pieces[-1]} của “{target.word}”, không phải của cả từ.",
-            f"The result is about {target.pieces[-1]}, the last token of “{target.word}”, not about the word.",
-        )
-    yield say(
-        "Biểu đồ không cho biết mô hình có dùng độ dời hay không, và không nói gì về từ khác hay mô hình khác.",
-        "Histograms do not say whether the model uses its offsets, and nothing about other words or models.",
-    )
+        yield message("last_piece", piece=target.pieces[-1], word=target.word)
+    yield message("no_more")
+
+
+def file_name(text):
+    """A text as the name of a file on any system; a number keeps two texts apart where signs are lost or it is long.
+
+    >>> file_name("của Qwen2.5-0.5B"), file_name("$$ m"), file_name("/ m")
+    ('của_Qwen2.5-0.5B', 'm-97d7300e', 'm-6ad7e188')
+    """
+    name = re.sub(r"[^\w.-]+", "_", text).strip("._").encode()[:120].decode(errors="ignore")
+    number = zlib.crc32(text.encode(errors="surrogatepass"))
+    return name if name == text.replace(" ", "_") else f"{name}-{number:08x}"
 
 
 def export(figure, verdicts, target, provenance, layer, folder="my_study"):
     """Write the figure as PNG and the verdicts as CSV (UTF-8, opens in a spreadsheet); returns the file names."""
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
-    name = re.sub(r"[^\w-]+", "_", f"{target.word} {provenance.split(' (')[0]}").strip("_")
+    name = file_name(f"{target.word} {provenance.split(' (')[0]}")
     figure.savefig(folder / f"{name}.png", dpi=150)
     with (folder / f"{name}.csv").open("w", encoding="utf-8-sig", newline="") as file:
         table = csv.writer(file)

@@ -17,10 +17,13 @@ from typing import NamedTuple
 import torch
 from transformers import DynamicCache
 
+from helpers.capture import adapter_of, checked_inputs
 from helpers.experiments.edit import recorded
-from helpers.experiments.interventions import edit_layers, real_tokens
+from helpers.experiments.interventions import edit_layers, next_token_model, own_logits
 from helpers.masks import PARTS
-from helpers.settings import say
+from helpers.running.inputs import real_mask
+from helpers.settings import message
+from helpers.text import shortened
 
 
 class WordSlot:
@@ -28,35 +31,51 @@ class WordSlot:
 
     Args:
         model: a causal language model that `capture_qkv` knows.
-        batch: from `encode`, padded on the right.
+        batch: from `encode`.
         positions: `[sentence]`, the place (`find_token`).
 
     Raises:
-        ValueError: the word stands first in a sentence.
+        ValueError: the word stands first in a sentence, or the model does not give the same in one row.
     """
 
     def __init__(self, model, batch, positions):
-        device = next(model.parameters()).device
-        real = real_tokens(batch)
-        place = positions.cpu().unsqueeze(1)  # [sentence, 1]
-        first = (place == 0).flatten().nonzero().flatten().tolist()
+        model = next_token_model(model)
+        inputs, real = checked_inputs(model, batch), real_mask(batch).cpu()
+        device, ids = inputs["input_ids"].device, inputs["input_ids"].cpu()
+        start = real.long().argmax(dim=1, keepdim=True)
+        ids, real = (rows.gather(1, (torch.arange(rows.shape[1]) + start) % rows.shape[1]) for rows in (ids, real))
+        place = positions.cpu().unsqueeze(1) - start  # [sentence, 1]
+        first = (place <= 0).flatten().nonzero().flatten().tolist()
         if first:
-            vi = f"từ này đứng đầu các câu {first}, trước nó không có gì: hãy bỏ những câu ấy"
-            en = f"the word stands first in sentences {first}, so nothing precedes it: leave those out"
-            raise ValueError(say(vi, en))
+            raise ValueError(message("word_first", which=shortened(first)))
         token, length = torch.arange(real.shape[1]), real.sum(dim=1, keepdim=True)
         # the last token of a sentence predicts nothing that is counted, and no other token sees it
         rest = (token >= place) & (token < (length - 1).maximum(place + 1))
         self._model, self._n_sentence = model, len(place)
-        self._past, self._rest = (_row_of(batch, chosen, device) for chosen in (real & (token < place), rest))
-        at_word = self._rest.position == positions.to(device)[self._rest.sentence]
+        self._past, self._rest = (_row_of(ids, chosen, device) for chosen in (real & (token < place), rest))
+        at_word = self._rest.position == place.flatten().to(device)[self._rest.sentence]
         self._at = at_word.nonzero().flatten()  # [sentence]
         self._counted = (~at_word).nonzero().flatten()  # [prediction]
+        if adapter_of(model).between == "bias" or getattr(model.config, "alibi", False):  # of distances in the row
+            raise ValueError(message("not_in_one_row", kind=model.config.model_type))
+        past = DynamicCache()  # that of the model itself drops what a sliding window has left behind
         with torch.no_grad():
-            outputs = model.base_model(**self._past.inputs(self._past, model.dtype), use_cache=True)
-        self._cache = [(layer.keys, layer.values) for layer in outputs.past_key_values.layers]
+            model.base_model(**self._past.inputs(self._past, model.dtype), past_key_values=past, use_cache=True)
+        self._cache = [(layer.keys, layer.values) for layer in past.layers]
         self._unedited = lru_cache(2)(self._log_p)  # both are asked for again
         self._captured = lru_cache(16)(self._capture)
+        self._check_row(inputs, real)
+
+    def _check_row(self, inputs, real):
+        """In one row all must come out as in rows of their own, not so where attention counts the tokens in between."""
+        lengths, found = real.sum(dim=1), self._run(self._rest, self._rest.ids, slice(None))
+        for chosen in {int(lengths.argmax()), self._n_sentence - 1}:  # the longest, and the one furthest from its past
+            here = self._rest.sentence == chosen
+            ids = inputs["input_ids"][chosen][inputs["attention_mask"][chosen].bool()][None]
+            with torch.no_grad():
+                alone = self._model.base_model(ids).last_hidden_state[0, self._rest.position[here]]
+            if (found[here] - alone).abs().max() > (0.01 if found.dtype.itemsize > 2 else 0.1) * alone.abs().max():
+                raise ValueError(message("not_in_one_row", kind=self._model.config.model_type))
 
     def capture(self, token_id):
         """Q, K and V of a word at this place, {part: `[layer, sentence, feature]`}, before any rotary embedding."""
@@ -80,9 +99,7 @@ class WordSlot:
         """
         nothing = (self._counts() == 0).nonzero().flatten().tolist()
         if nothing:
-            vi = f"sau từ này phải còn ít nhất hai token, các câu {nothing} không đủ: hãy bỏ những câu ấy"
-            en = f"two tokens must follow the word, not so in sentences {nothing}: leave those out"
-            raise ValueError(say(vi, en))
+            raise ValueError(message("nothing_follows", which=shortened(nothing)))
         if not replaced:
             return self._unedited(token_id)
 
@@ -96,9 +113,8 @@ class WordSlot:
             return self._log_p(token_id)
 
     def _log_p(self, token_id):
-        hidden = self._run(self._rest, token_id, self._at)
-        with torch.no_grad():
-            return self._model.get_output_embeddings()(hidden[self._counted]).log_softmax(dim=-1)
+        wanted = torch.zeros_like(self._rest.ids, dtype=torch.bool).index_fill(0, self._counted, True)[None]
+        return own_logits(self._model, wanted, **self._inputs(self._rest, token_id, self._at)).log_softmax(dim=-1)
 
     def kl(self, log_p, log_q):
         """KL(p || q) of two `predict`ions, mean over the tokens after the word: float64 `[sentence]`, nats."""
@@ -109,14 +125,18 @@ class WordSlot:
         return self._rest.sentence[self._counted].bincount(minlength=self._n_sentence)  # [sentence]
 
     def _run(self, row, token_id, at):
-        """Last hidden states `[token, n_embd]` of a row that follows what is kept, with the word put in."""
+        """Last hidden states `[token, n_embd]`."""
+        with torch.no_grad():
+            return self._model.base_model(**self._inputs(row, token_id, at)).last_hidden_state[0]
+
+    def _inputs(self, row, token_id, at):
+        """Of a row that follows what is kept, with the word put in."""
         inputs = row.inputs(self._past.and_then(row), self._model.dtype)
         inputs["input_ids"][0, at] = token_id
         cache = DynamicCache()
         for layer, (k, v) in enumerate(self._cache):
             cache.update(k, v, layer)
-        with torch.no_grad():
-            return self._model.base_model(**inputs, past_key_values=cache).last_hidden_state[0]
+        return inputs | {"past_key_values": cache}
 
 
 class _Row(NamedTuple):
@@ -144,7 +164,7 @@ class _Row(NamedTuple):
         }
 
 
-def _row_of(batch, chosen, device):
+def _row_of(ids, chosen, device):
     """The tokens where `chosen` `[sentence, token]` is true, sentence by sentence."""
-    fields = batch["input_ids"].cpu()[chosen], *chosen.nonzero(as_tuple=True)
+    fields = ids[chosen], *chosen.nonzero(as_tuple=True)
     return _Row(*(field.to(device) for field in fields))

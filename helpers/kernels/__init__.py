@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from helpers.masks import MEASURES
-from helpers.settings import cache_dir, say
+from helpers.settings import cache_dir, message, say
 
 KERNELS = ("auto", "torch", "numba", "triton")
 MAX_BINS = 128  # more bins go through plain torch: the compiled kernels keep a table of bins x bins
@@ -33,15 +33,12 @@ def kernel_for(x, bins=100):
     """
     wanted = os.environ.get("QKV_KERNEL") or "auto"
     if wanted not in KERNELS:
-        names = ", ".join(KERNELS)
-        vi = f"QKV_KERNEL là {wanted!r}: cần một trong {names}"
-        raise ValueError(say(vi, f"QKV_KERNEL is {wanted!r}: expected one of {names}"))
+        raise ValueError(message("kernel", wanted=wanted, known=", ".join(KERNELS)))
     if wanted == "torch" or x.dtype == torch.float64 or not x.is_floating_point() or bins > MAX_BINS:
         return "torch"
     if x.device.type == "cpu" and wanted in ("auto", "numba"):
         if wanted == "numba" and util.find_spec("numba") is None:
-            vi = 'QKV_KERNEL là "numba", nhưng numba chưa được cài: pip install numba'
-            raise ImportError(say(vi, 'QKV_KERNEL is "numba", but numba is not installed: pip install numba'))
+            raise ImportError(message("no_numba"))
         return "numba" if wanted == "numba" or _is_compiled() else "torch"
     counts_fit = x.device.type == "cuda" and x.shape[-1] < 1 << 15  # int32
     if counts_fit and wanted in ("auto", "triton") and util.find_spec("triton") is not None:

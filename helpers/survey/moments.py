@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from helpers.kernels.features import centre
-from helpers.settings import say
+from helpers.settings import message
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,7 @@ def moments(x):
     [[2.0, 4.0], [4.0, 8.0]]
     """
     if not bool(torch.isfinite(x).all()):
-        vi = "x có giá trị NaN hoặc vô hạn: hãy nạp mô hình với dtype=torch.float32, hoặc xem lại dữ liệu vào"
-        en = "x holds NaN or infinite values: load the model with dtype=torch.float32, or look at the input"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("infinite"))
     mean, centred = centre(x.to(torch.float64))  # [F], [sample, F]
     return Moments(len(x), mean, centred.mT @ centred, x.dtype)
 

@@ -9,30 +9,35 @@ layer (see `add`), which the program keeps in `OUT.parts/`.  When all tasks of a
 are merged in a fixed binary tree and become rows of the table.  So the table depends on the cut into tasks alone, not
 on who computed what, when, or how often it was stopped.  Its columns are described in `helpers/survey/table.py`.
 
-Sentences are cleaned as in a reader's study (`read_sentences`), so that none is there twice.  Each counts once, by its
-first target token; a sentence without it, with nothing before it, or longer than the model reads, is skipped (for
-target and control alike, so that both have the same n).
+Sentences are cleaned as in a reader's study (`read_sentences`), so that none is there twice.  Each counts once, by the
+first place where the target is a whole word (`word_in`); a sentence without it, with no text before it, or longer than
+the model reads, is skipped (for target and control alike, so that both have the same n).
 """
 
 import argparse
+import errno
 import os
 import sys
-from collections import deque
-from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from collections import Counter, deque
+from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from helpers.experiments.study import StudyError, read_sentences
-from helpers.settings import LANGUAGES, get_language, say, set_language
+from helpers.experiments.study import StudyError, cleaned, read_sentences
+from helpers.settings import LANGUAGES, first_line, get_language, message, say, set_language
 from helpers.survey.table import write_table
-from helpers.survey.tasks import Failure, Store, Task, code_version, run_task, short_hash
+from helpers.survey.tasks import Failure, Store, Task, code_version, short_hash
+from helpers.survey.workers import cluster, end_if_only_read, processes
 from helpers.text import TARGETS, load_sentences, sentence_sets
 
 SHARD_SIZE = 1024
-CONNECT_SECONDS = 10
+DISK = {
+    "disk_full": (errno.ENOSPC, errno.EDQUOT),
+    "disk_closed": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "disk_folder": (errno.EEXIST, errno.EISDIR, errno.ENOTDIR),
+}
 NEWS_SECONDS = 30  # without a result until somebody looks whether there are workers at all
 
 
@@ -65,34 +70,42 @@ def survey(
         `{(model, target): message}` of what failed; the table has the rest.
 
     Raises:
-        StudyError: what the user can mend.  OSError: the disk, or the connection to the cluster.
+        StudyError: what the user can mend; the disk and the connection to the cluster are among it.
     """
+    end_if_only_read()
     try:
-        import distributed  # noqa: F401
         import pyarrow.parquet  # noqa: F401
+
+        if scheduler is not None:
+            import distributed  # noqa: F401
     except ImportError as error:
-        what = say("khảo sát cần thêm vài gói", "a survey needs some more packages")
-        raise StudyError(f"{what} ({error}): pip install dask distributed pyarrow") from error
+        raise StudyError(message("survey_packages", error=error)) from error
+    models, targets = ([names] if isinstance(names, str) else names for names in (models, targets))
     out, layers = Path(out), None if layers is None else tuple(layers)
     for option, n in (("--shard-size", shard_size), ("--workers", workers)):
         if n is not None and n < 1:
-            raise StudyError(f"{option}: " + say(f"cần ít nhất 1, nhận được {n}", f"expected at least 1, got {n}"))
-    groups = _groups(models, targets, sentences, layers, shard_size, device)
-    if not out.absolute().parent.is_dir() or out.is_dir():
-        what = say("cần tên tệp trong một thư mục đã có", "expected a file in an existing folder")
-        raise StudyError(f"--out {out}: {what}")
-    store = Store(out.with_name(out.name + ".parts"))
+            raise StudyError(message("at_least_one", option=option, n=n))
     try:
+        groups = _groups(models, targets, sentences, layers, shard_size, device)
+        if not out.absolute().parent.is_dir() or out.is_dir():
+            raise StudyError(message("no_out", out=out))
+        if out.exists() and out.open("rb").read(4) != b"PAR1":
+            raise StudyError(message("other_out", out=out))
+        store = Store(out.with_name(out.name + ".parts"))
         with FileLock(store.folder / "lock", timeout=0):
             return _locked_survey(out, groups, store, workers, scheduler)
-    except Timeout as error:
-        vi = f"một khảo sát khác đang ghi vào {out}: hãy đợi nó xong"
-        raise StudyError(say(vi, f"another survey writes to {out}: wait for its end")) from error
+    except Timeout:
+        raise StudyError(message("other_survey", out=out)) from None
+    except OSError as error:
+        key = next((key for key, numbers in DISK.items() if error.errno in numbers), None)
+        why = message(key) if key else first_line(error)
+        raise StudyError(message("disk", path=error.filename or out, why=why)) from error
 
 
 def _locked_survey(out, groups, store, workers, scheduler):
     tasks = {task.key: task for group in groups.values() for task in group}
-    store.find(set(tasks))
+    if n_damaged := store.find(set(tasks)):
+        print(message("damaged", n=n_damaged, folder=store.folder), file=sys.stderr)
     missing = [task for key, task in tasks.items() if key not in store.files]
     n, n_before, failed = len(tasks), len(tasks) - len(missing), {}
 
@@ -104,31 +117,28 @@ def _locked_survey(out, groups, store, workers, scheduler):
             store.put(task.key, result)
             bar.update()
 
-    if missing:
-        unit, what = say("tác vụ", "task"), say("khảo sát", "survey")
-        connect = _own_cluster(workers) if scheduler is None else _existing_cluster(scheduler)
-        with connect as (client, no_worker), tqdm(total=n, initial=n_before, unit=f" {unit}", desc=what) as bar:
-            suspects = _compute(client, no_worker, missing, failed, keep)
-            _compute(client, no_worker, suspects, failed, keep, alone=True)
+    unit, what = say("tác vụ", "task"), say("khảo sát", "survey")
+    with tqdm(total=n, initial=n_before, unit=f" {unit}", desc=what, disable=not missing) as bar:
+        for alone in (False, True):
+            if missing:
+                n_process = workers and (1 if alone else workers)
+                with processes(n_process) if scheduler is None else cluster(scheduler) as connected:
+                    missing = _compute(connected, missing, failed, keep, alone=alone)
     write_table(out, groups, failed, store)
     n_new = len(set(tasks) & set(store.files)) - n_before
-    vi = f"{n} tác vụ: {n_before} đã có sẵn, {n_new} vừa tính; bảng: {out}"
-    print(say(vi, f"{n} tasks: {n_before} from before, {n_new} computed; table: {out}"), file=sys.stderr)
+    print(message("survey_done", n=n, n_before=n_before, n_new=n_new, out=out), file=sys.stderr)
     return failed
 
 
 def _groups(models, targets, sentences, layers, shard_size, device):
     """{(model, target): its tasks}, all of one model together, so that a worker rarely changes its model."""
-    targets = list(dict.fromkeys(target.strip() for target in targets))
+    targets = list(dict.fromkeys(map(cleaned, targets)))
     if not all(targets):
-        raise StudyError(say("--targets: có một từ rỗng", "--targets: a word is empty"))
+        raise StudyError(message("empty_target"))
     own_sets = [name for name in sentence_sets() if name not in TARGETS]  # those named by their word
     unknown = ", ".join(target for target in targets if target not in own_sets)
     if sentences is None and unknown:
-        known = ", ".join(own_sets)
-        vi = f"--targets: học phần chỉ có câu cho {known}, không có cho {unknown}: hãy thêm --sentences FILE"
-        en = f"--targets: the module has sentences for {known}, none for {unknown}: give --sentences FILE"
-        raise StudyError(say(vi, en))
+        raise StudyError(message("target_without_set", known=", ".join(own_sets), unknown=unknown))
     if sentences is not None:
         sentences, notes = read_sentences(sentences)
         print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
@@ -149,114 +159,50 @@ def _files_of(model):
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
-@contextmanager
-def _own_cluster(workers):
-    """A Dask client of new processes here, or of this process, and what to do when there are no workers."""
-    from distributed import Client, LocalCluster
-
-    n, options = workers or 1, {"dashboard_address": "127.0.0.1:0", "silence_logs": "ERROR"}
-    with (
-        LocalCluster(n_workers=n, threads_per_worker=1, processes=bool(workers), **options) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-
-        def start_again():  # all processes died before Dask could see why
-            cluster.scale(0)
-            cluster.scale(n)
-
-        yield client, start_again
-
-
-@contextmanager
-def _existing_cluster(scheduler):
-    """A Dask client of a cluster whose workers have this version, and what to do when there are no workers."""
-    from distributed import Client
-
-    try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        vi = f"không kết nối được bộ điều phối Dask {scheduler} ({error}): hãy kiểm tra địa chỉ, ví dụ "
-        en = f"no Dask scheduler answers at {scheduler} ({error}): check the address, such as "
-        raise StudyError(say(vi, en) + "tcp://10.0.0.1:8786") from error
-    with client:
-        try:
-            versions = client.run(code_version)
-        except ModuleNotFoundError as error:
-            vi = f"các worker thiếu một gói ({error}): hãy cài học phần này trong môi trường của chúng"
-            en = f"the workers lack a package ({error}): install this module in their environment"
-            raise StudyError(say(vi, en)) from error
-        other = ", ".join(sorted(address for address, version in versions.items() if version != code_version()))
-        if other:
-            vi = f"worker {other} có phiên bản khác của học phần, torch hoặc transformers: hãy cài cùng phiên bản"
-            en = f"workers {other} have another version of this module, torch or transformers: install the same"
-            raise StudyError(say(vi, en))
-
-        def say_so():
-            print(say("không có worker nào; đang đợi", "there are no workers; waiting"), file=sys.stderr)
-
-        if not versions:
-            say_so()
-        yield client, say_so
-
-
-def _compute(client, no_worker, tasks, failed, keep, *, alone=False):
+def _compute(workers, tasks, failed, keep, *, alone):
     """Run tasks and `keep` each result as it comes; two tasks a worker are under way, so that none pile up.
 
-    A task whose workers died again and again (Dask's allowed-failures) may have been their victim or the cause: it and
-    the rest of its model are returned, to be run again, one `alone` at a time, so that a model too large for the
-    memory takes no other along.
+    A task whose workers died again and again may have been their victim or the cause: it and the rest of its model are
+    returned, to be run again, one `alone` at a time, so that a model too large for the memory takes no other along.
     """
-    waiting, running, suspects, doubtful = deque(tasks), {}, [], set()  # running: {future: task}
+    waiting, running, suspects, doubtful, deaths = deque(tasks), {}, [], set(), Counter()  # running: {future: task}
     while waiting or running:
-        at_once = 1 if alone else 2 * max(1, sum(client.nthreads().values()))
+        at_once = 1 if alone else workers.at_once()
         while waiting and len(running) < at_once:
             task = waiting.popleft()
             if task.model in doubtful:
                 suspects.append(task)
             elif (task.model, task.target) not in failed:
-                running[client.submit(run_task, task, get_language(), key=f"survey-{task.key}")] = task
-        for future in _finished(client, no_worker, running):
-            task, result = running.pop(future), _result(future)
-            if result is None and not alone:
+                running[workers.submit(task)] = task
+        done = wait(running, timeout=NEWS_SECONDS, return_when=FIRST_COMPLETED).done
+        if running and not done:
+            workers.look()
+        for future in done:
+            task, result = running.pop(future), _result(future, workers)
+            if result is not None:
+                keep(task, result)
+                continue
+            deaths[task.key] += 1
+            if deaths[task.key] < workers.patience:
+                waiting.appendleft(task)
+            elif not alone:
                 doubtful.add(task.model)
                 suspects.append(task)
-            elif result is None:
-                vi = "mọi worker chạy nó đều chết, thường do thiếu bộ nhớ: bớt --workers hoặc chia --layers thành nhóm"
-                en = "every worker that ran it died, mostly for want of memory: fewer --workers, or --layers in groups"
-                keep(task, Failure(say(vi, en), True))
             else:
-                keep(task, result)
+                keep(task, Failure(message("workers_died"), True))
     return suspects
 
 
-def _finished(client, no_worker, running):
-    """The futures that are done, as soon as there are some; after a while without any, none."""
-    from distributed import wait
-
-    try:
-        with client.as_current():
-            return wait(list(running), timeout=NEWS_SECONDS, return_when="FIRST_COMPLETED").done if running else ()
-    except TimeoutError:
-        if not client.nthreads():
-            no_worker()
-        return ()
-    except CancelledError as error:
-        vi = "mất kết nối với bộ điều phối Dask; chạy lại lệnh này để tiếp tục"
-        raise StudyError(say(vi, "the Dask scheduler was lost; the same command goes on from here")) from error
-
-
-def _result(future):
+def _result(future, workers):
     """What `run_task` returned, a `Failure` where it could not even run, None where its workers died."""
-    from distributed import KilledWorker
-
     try:
         return future.result()
-    except KilledWorker:
+    except workers.death:
         return None
+    except CancelledError as error:
+        raise StudyError(message("lost_cluster")) from error
     except Exception as error:  # noqa: BLE001  the others go on
         return Failure(f"{type(error).__name__}: {error}", False)
-    finally:
-        future.release()
 
 
 def _parse(argv):
@@ -283,12 +229,11 @@ def main(argv=None):
     try:
         failed = survey(**options)
     except KeyboardInterrupt:
-        vi = "đã dừng; chạy lại lệnh này để tiếp tục"
-        print(say(vi, "stopped; the same command goes on from here"), file=sys.stderr)
+        print(message("survey_stopped"), file=sys.stderr)
         return 130
-    except (StudyError, OSError) as error:
+    except StudyError as error:
         print(f"survey: {error}", file=sys.stderr)
         return 2
-    for (model, target), message in failed.items():
-        print(say("thất bại", "failed") + f": {model}, {target!r}: {message}", file=sys.stderr)
+    for (model, target), reason in failed.items():
+        print(say("thất bại", "failed") + f": {model}, {target!r}: {reason}", file=sys.stderr)
     return 1 if failed else 0

@@ -9,6 +9,9 @@ Columns of the table, one row a model, target, layer, condition, block and measu
                                 beyond, the exact null below stands alone (it is narrow there).
     block, measure              "QQ" ... "KV"; "cosine", "correlation"
     n_samples, n_skipped        int64: sentences that count, and that were skipped
+    n_distinct                  int64: different texts that the target sees in the n_samples sentences; in a causal
+                                model, beginnings up to itself.  Fewer than n_samples: repeated observations, and
+                                the nulls, which take n_samples for independent, are too narrow.
     n_pairs, n_undefined        int64, as in `BlockHistogram`
     mean, std, share_above      float64, as in `BlockHistogram`; share_above is that of |s| > 0.9
     smile_index, effective_n    float64, see `helpers.statistics`
@@ -29,7 +32,7 @@ from helpers.experiments.study import FEWEST, StudyError
 from helpers.kernels.features import features_of
 from helpers.kernels.precision import one_thread
 from helpers.masks import BLOCKS, MEASURES
-from helpers.settings import say
+from helpers.settings import message, say
 from helpers.similarity import block_histograms, product_histograms
 from helpers.statistics import effective_n, smile_index
 from helpers.survey.moments import Moments
@@ -68,18 +71,12 @@ def table_rows(tasks, store):
     n, n_skipped = sum(info["n"] for info in infos), sum(info["n_skipped"] for info in infos)
     sources = sorted({(info["provenance"], info["code"]) for info in infos})
     if len(sources) > 1:
-        vi = f"dưới cùng một tên có nhiều mô hình hoặc phiên bản: {sources}; hãy xóa {store.folder} rồi chạy lại"
-        en = f"several models or versions came under one name: {sources}; delete {store.folder} and run again"
-        raise StudyError(say(vi, en))
+        raise StudyError(message("two_models", sources=sources, folder=store.folder))
     if n < FEWEST:
-        vi = (
-            f"chỉ dùng được {n} trong {n + n_skipped} câu với {target!r} (từ phải có mặt, không ở token đầu, câu không "
-        )
-        en = f"{n} of {n + n_skipped} sentences are usable with {target!r} (it must be there, not the first token, the "
-        vi, en = vi + f"quá dài): cần ít nhất {FEWEST}", en + f"sentence not too long): at least {FEWEST} are needed"
-        raise StudyError(say(vi, en))
-    filled = next(info for info in infos if info["n"])
+        raise StudyError(message("few_usable", n=n, all=n + n_skipped, target=target, fewest=FEWEST))
     keys = [task.key for task in tasks]
+    n_distinct = store.n_distinct(keys)
+    filled = next(info for info in infos if info["n"])
     for layer in filled["layers"]:
         totals = {condition: _merged(store, keys, condition, layer) for condition in MEASURED}
         for condition in CONDITIONS:
@@ -94,7 +91,8 @@ def table_rows(tasks, store):
                 for measure in MEASURES:
                     row = {"model": model, "provenance": sources[0][0], "target": target, "layer": layer}
                     row |= {"condition": condition, "block": block, "measure": measure, "n_samples": n}
-                    yield row | {"n_skipped": n_skipped} | _numbers(histograms[measure][block], measure, n)
+                    row |= {"n_skipped": n_skipped, "n_distinct": n_distinct}
+                    yield row | _numbers(histograms[measure][block], measure, n)
 
 
 def _merged(store, keys, condition, layer):
@@ -124,7 +122,7 @@ def _schema():
     strings, whole = pa.string(), pa.int64()
     fields = [("model", strings), ("provenance", strings), ("target", strings), ("layer", pa.int32())]
     fields += [(name, strings) for name in ("condition", "block", "measure")]
-    fields += [(name, whole) for name in ("n_samples", "n_skipped", "n_pairs", "n_undefined")]
+    fields += [(name, whole) for name in ("n_samples", "n_skipped", "n_distinct", "n_pairs", "n_undefined")]
     fields += [(name, pa.float64()) for name in ("mean", "std", "share_above", "smile_index", "effective_n")]
     fields += [(name, pa.float64()) for name in ("null_std", "null_share_above", "null_smile_index")]
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "code": code_version()}
@@ -136,7 +134,7 @@ def write_table(out, groups, failed, store):
     import pyarrow as pa
     from pyarrow import parquet
 
-    staging, schema = out.with_name(out.name + ".tmp"), _schema()
+    staging, schema = store.folder / "table.tmp", _schema()  # what is left there is thrown away by `Store.find`
     with parquet.ParquetWriter(staging, schema) as writer, one_thread(CPU):
         for group, tasks in tqdm(groups.items(), desc=say("lập bảng", "table"), leave=False):
             if group in failed:

@@ -6,6 +6,7 @@ every layer, can be added to those of other shards (`add`), so the shards may be
 
 import hashlib
 import json
+import multiprocessing
 import os
 import threading
 from dataclasses import dataclass, field
@@ -17,12 +18,13 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import save
 
-from helpers.capture import attention_modules, capture_qkv, layer_numbers
+from helpers.capture import attention_modules, capture_qkv, is_causal, layer_numbers, longest_input
+from helpers.experiments.target import pieces_of, word_in
 from helpers.kernels.precision import one_thread
 from helpers.models import load_model
-from helpers.settings import get_language, say, set_language
+from helpers.settings import get_language, message, set_language
 from helpers.survey.moments import Moments, merge, moments
-from helpers.text import control_positions, encode, find_token, token_id_of, tokens_at
+from helpers.text import encode
 
 BATCH_TOKENS = 512  # of one forward pass, padding included: every token of a batch is captured
 MEASURED = ("target", "control")
@@ -69,8 +71,8 @@ _loaded = {}
 
 def run_task(task, language=None):
     """The partial sums of a task as bytes of a safetensors file, or a `Failure` in this language."""
-    set_language(language or get_language())
     with _turn, one_thread(CPU):  # sums in one order everywhere: the order depends on the number of threads
+        set_language(language or get_language())
         key = task.model, _device(task.device)
         try:
             if key not in _loaded:
@@ -103,39 +105,46 @@ def _device(asked):
     """The GPUs of a machine go round among its workers; on other clusters CUDA_VISIBLE_DEVICES decides."""
     if asked or not torch.cuda.is_available():
         return asked
-    from distributed import get_worker
-
-    name = get_worker().name  # 0, 1, ... in a LocalCluster
-    return f"cuda:{name % torch.cuda.device_count() if isinstance(name, int) else 0}"
+    number = multiprocessing.current_process().name.rpartition("-")[2]  # SpawnProcess-1, -2, ... are a survey's own
+    return f"cuda:{int(number) % torch.cuda.device_count() if number.isdigit() else 0}"
 
 
 @torch.no_grad()
 def _partial_sums(model, tokenizer, task):
     token = target_token(tokenizer, task.target)
     layers = tuple(dict.fromkeys(layer_numbers(task.layers, len(attention_modules(model)))))  # the last and -1 once
-    longest = getattr(model.config, "max_position_embeddings", None) or float("inf")
-    ids = tokenizer(list(task.sentences))["input_ids"]
-    usable = [i for i in range(len(ids)) if token in ids[i][1:] and ids[i][0] != token and len(ids[i]) <= longest]
-    info = {"provenance": model.provenance, "code": code_version(), "layers": layers, "sizes": None}
+    ids, longest = tokenizer(list(task.sentences))["input_ids"], longest_input(model)
+    found = {
+        i: _target_in(tokenizer, task, i, token) for i, row in enumerate(ids) if token in row and len(row) <= longest
+    }
+    usable = {i: at for i, at in found.items() if at}
+    seen = [ids[i][: at + 1] if is_causal(model) else ids[i] for i, at in usable.items()]  # by the target
+    tensors = {"seen": torch.tensor([int(short_hash(text)[:15], 16) for text in seen], dtype=torch.int64)}
+    info = {"key": task.key, "provenance": model.provenance, "code": code_version(), "layers": layers, "sizes": None}
     info |= {"n": len(usable), "n_skipped": len(ids) - len(usable)}
     sums, waiting, n_waiting = {}, [], 0
     for batch in _batches(usable, [len(tokens) for tokens in ids]):
         encoded = encode(tokenizer, [task.sentences[i] for i in batch])
-        at = find_token(encoded, token)
+        at = torch.tensor([usable[i] for i in batch])  # [sentence]
         qkv = capture_qkv(model, encoded, layers=layers)
         x, row = qkv.joined(), torch.arange(len(batch))  # [layer, sentence, token, F]
-        waiting.append([x[:, row, position] for position in (at, control_positions(encoded, at))])
+        waiting.append([x[:, row, position] for position in (at, at - 1)])
         info["sizes"], n_waiting = qkv.sizes, n_waiting + len(batch)
         if n_waiting >= x.shape[-1]:
             _add_rows(sums, waiting, layers)
             waiting, n_waiting = [], 0
     if waiting:
         _add_rows(sums, waiting, layers)
-    tensors = {}
     for (condition, layer), part in sums.items():
         named = {"mean": part.mean, "comoment": part.comoment} if isinstance(part, Moments) else {"rows": part}
         tensors |= {f"{condition}.{layer}.{name}": value.cpu().contiguous() for name, value in named.items()}
     return save(tensors, metadata={"survey": json.dumps(info)})
+
+
+def _target_in(tokenizer, task, i, token):
+    """Position of the target in a sentence, 0 where it is no whole word there or no text stands before it."""
+    (at,), is_text = word_in(tokenizer, task.sentences[i], task.target, (token,)) or ((0,), ())
+    return at if at and is_text[at - 1] else 0
 
 
 def _add_rows(sums, batches, layers):
@@ -161,18 +170,21 @@ def _batches(usable, lengths):
 
 
 def target_token(tokenizer, word):
-    """Id of the one token that `word` is after another word, with its space where that is part of the token."""
-    ids = tokens_at(tokenizer, f"the {word}", len("the"), len(f"the {word}"))[0]  # the space may be one of its own
+    """Id of the one token that `word` is inside a sentence, with its space where that is part of the token."""
+    ids = pieces_of(tokenizer, word)
     if tokenizer.unk_token_id in ids:
-        vi, en = f"bộ tách token không biết từ {word!r}", f"the tokenizer does not know the word {word!r}"
-        raise ValueError(say(vi, en))
-    return ids[0] if len(ids) == 1 else token_id_of(tokenizer, f" {word}")  # says which pieces it is
+        raise ValueError(message("unknown_target", word=word))
+    if len(ids) != 1:
+        raise ValueError(message("several_tokens", text=word, n=len(ids), pieces=[tokenizer.decode([i]) for i in ids]))
+    return ids[0]
 
 
 def code_version():
     """Hash of what a task's numbers depend on besides its inputs: the rooms of `helpers` that this file imports."""
     helpers = Path(__file__).resolve().parents[1]
-    files = [path for room in ("", "wheels", "kernels", "survey") for path in sorted((helpers / room).glob("*.py"))]
+    rooms = "", "running", "wheels", "kernels", "experiments", "survey"
+    files = [path for room in rooms for path in sorted((helpers / room).glob("*.py"))]
+    files.append(helpers / "data" / "architectures.toml")
     return short_hash(torch.__version__, transformers.__version__, *(path.read_text("utf-8") for path in files))
 
 
@@ -189,19 +201,22 @@ class Store:
         self.files = {}
 
     def find(self, keys):
-        """Look for finished tasks; a file whose content is not what its name says is thrown away."""
+        """Look for finished tasks; a file that does not hold what its name says is thrown away: returns how many."""
+        n_damaged = 0
         for path in sorted(self.folder.glob("*.safetensors")):
             key, _, checksum = path.stem.partition("-")
             if key not in keys:
                 continue
             with path.open("rb") as file:
                 intact = hashlib.file_digest(file, "sha256").hexdigest()[:32] == checksum
-            if intact:
-                self.files[key] = path
-            else:
+            self.files[key] = path
+            if not intact or self.info(key).get("key") != key:
+                del self.files[key]
                 path.unlink()
+                n_damaged += 1
         for leftover in self.folder.glob("*.tmp"):  # of a program that was killed
             leftover.unlink()
+        return n_damaged
 
     def put(self, key, content):
         path = self.folder / f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
@@ -212,6 +227,14 @@ class Store:
     def info(self, key):
         with safe_open(self.files[key], framework="pt") as file:
             return json.loads(file.metadata()["survey"])
+
+    def n_distinct(self, keys):
+        """How many different texts the targets of some tasks have seen."""
+        seen = []
+        for key in keys:
+            with safe_open(self.files[key], framework="pt") as file:
+                seen.append(file.get_tensor("seen"))
+        return len(torch.cat(seen).unique())
 
     def partial(self, key, condition, layer):
         """Partial sums of one condition and layer, None where the task met no target."""

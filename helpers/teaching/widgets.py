@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from helpers.baselines import null_density
-from helpers.masks import BLOCKS, PARTS, check_sizes, n_block_pairs, part_slices
-from helpers.settings import say
+from helpers.masks import BLOCKS, PARTS, check_block, check_sizes, n_block_pairs, part_slices
+from helpers.settings import message, say
 from helpers.similarity import BlockHistograms, block_histograms, cosine_similarity, pearson_correlation
 from helpers.statistics import smile_index
 from helpers.teaching.labels import label
@@ -56,8 +56,7 @@ class Explorer:
         selector, options = self.selector, getattr(self.selector, "options", None)
         if (value not in options) if options else not selector.min <= value <= selector.max:
             known = ", ".join(options) if options else f"{selector.min} … {selector.max}"
-            vi = f"không chọn được {value!r}: hãy chọn trong {known}"
-            raise ValueError(say(vi, f"{value!r} cannot be chosen: choose from {known}"))
+            raise ValueError(message("no_choice", value=value, known=known))
         selector.value = value
 
     def _show(self, value):
@@ -121,13 +120,9 @@ def offset_explorer(x, offset=2.0):
     x = torch.as_tensor(x, dtype=torch.float64).cpu()
     _check_samples(x, "[token, 2 features]", x.shape[-1] == 2, "lấy x[:, [i, j]]", "take x[:, [i, j]]")
     if not -5 <= offset <= 5:
-        vi = f"cần offset từ -5 đến 5, nhận được {offset}: hãy chia x cho độ lệch chuẩn trước"
-        en = f"expected an offset from -5 to 5, got {offset}: divide x by its standard deviation first"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("offset", offset=offset))
     if pearson_correlation(x)[0, 1].isnan():
-        vi = "một chiều của x là hằng số nên không có hệ số tương quan: hãy chọn hai chiều có thay đổi"
-        en = "a feature of x is constant, so there is no correlation: choose two features that vary"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("constant_feature"))
 
     def similarities(offsets):
         shifted = x + torch.as_tensor(offsets, dtype=torch.float64)[:, None, None]  # [offset, sample, feature]
@@ -198,9 +193,7 @@ def small_n_explorer(n_max=54, seed=0):
     3
     """
     if isinstance(n_max, bool) or not isinstance(n_max, (int, np.integer)) or n_max < 4:
-        vi = f"cần n_max là số nguyên lớn hơn 3, nhận được {n_max!r}: thanh trượt bắt đầu ở 3 câu"
-        en = f"expected a whole number n_max above 3, got {n_max!r}: the slider starts at 3 sentences"
-        raise ValueError(say(vi, en))
+        raise ValueError(message("n_max", n=n_max))
     n_max = int(n_max)
     # K and V get one feature each because a histogram wants three parts; only QQ is looked at
     sizes = (N_FEATURES, 1, 1)
@@ -270,10 +263,7 @@ def centring_explorer(x, sizes, block="QQ"):
     vi, en = "hãy chọn một tầng, qkv.joined()[layer]", "choose one layer, qkv.joined()[layer]"
     _check_samples(x, "[sample, feature]", True, vi, en)
     sizes = check_sizes(sizes, x.shape[1])
-    if block not in BLOCKS:
-        known = ", ".join(BLOCKS)
-        vi = f"không có khối {block!r}: cần một trong {known}"
-        raise ValueError(say(vi, f"unknown block {block!r}: expected one of {known}"))
+    check_block(block)
     histogram = _cosines_without_mean(x, sizes, block)
     figure, axes = _panels()
     steps = [densities(histogram(step / 20)).nan_to_num() for step in range(21)]
@@ -297,15 +287,10 @@ def _check_layers(given):
     """Refuse histograms of which one has no layers, or another measure or shape than the first."""
     for name, histograms in given.items():
         if not isinstance(histograms, BlockHistograms):
-            came, fix = type(histograms).__name__, 'block_histograms(x, sizes)["cosine"]'
-            vi = f"{name}: cần BlockHistograms, nhận được {came}: truyền vào {fix}"
-            raise ValueError(say(vi, f"{name}: expected BlockHistograms, got {came}: pass {fix}"))  # noqa: TRY004
+            raise ValueError(message("no_histograms", name=name, came=type(histograms).__name__))  # noqa: TRY004
         came, first = (f"{h.measure}, counts {tuple(h['QQ'].counts.shape)}" for h in (histograms, given["target"]))
         if came != first or histograms["QQ"].counts.ndim != 2:
-            fix = "block_histograms(x, sizes), x [layer, sample, feature]"
-            vi = f"{name} là {came}; target là {first}; cần cùng một độ đo và counts [layer, bins]: truyền vào {fix}"
-            en = f"{name} is {came}; target is {first}; expected one measure and counts [layer, bins]: pass {fix}"
-            raise ValueError(say(vi, en))
+            raise ValueError(message("other_histograms", name=name, came=came, first=first))
 
 
 @styled

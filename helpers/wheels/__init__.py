@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from helpers.settings import cache_dir, say
+from helpers.settings import cache_dir, first_line, message, say
 from helpers.wheels import gguf, pip
 
 
@@ -41,7 +41,7 @@ class WheelModel:
     @property
     def title(self):
         """What it is and where it comes from, for captions, in the language in use."""
-        how = f", {self.quantised}" + say(", đã giải lượng tử", " dequantised") if self.quantised else ""
+        how = f", {self.quantised}" + message("dequantised") if self.quantised else ""
         return f"{self.name} ({self.requirement.replace('==', ' ')}{how})"
 
 
@@ -86,36 +86,22 @@ def wheel_model_folder(spec):
     cache, folder = cache_dir(), cache_dir() / spec.folder
     if _is_complete(folder):
         if closed := [path for path in folder.iterdir() if not os.access(path, os.R_OK)]:
-            command = f"chmod -R a+rX {cache}"
-            vi = f"{closed[0]} có đó, nhưng bạn không có quyền đọc: người đã tạo bộ nhớ đệm này phải chạy {command}; "
-            en = f"{closed[0]} is there, but you may not read it: whoever filled this cache has to run {command}; "
-            own = say("hoặc đặt QKV_CACHE là một thư mục của bạn", "or set QKV_CACHE to a folder of your own")
-            raise PermissionError(errno.EACCES, say(vi, en) + own)
+            raise PermissionError(errno.EACCES, message("closed_file", file=closed[0], cache=cache))
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
         if not os.access(cache, os.W_OK | os.X_OK):
-            vi = f"bạn không có quyền ghi vào đó, và ở đó không có {spec.folder} đầy đủ"
-            en = f"you may not write to it, and it holds no complete {spec.folder}"
-            raise PermissionError(errno.EACCES, say(vi, en))
-    except OSError as error:
-        vi = "hãy đặt QKV_CACHE là một thư mục mà bạn được ghi, hoặc nhờ người quản lý nó tải mô hình này một lần"
-        en = "set QKV_CACHE to a folder that you may write to, or ask whoever looks after it to load this model once"
-        cannot = say(f"không dùng được {cache} làm bộ nhớ đệm", f"{cache} cannot be used as the cache")
-        raise OSError(f"{cannot} ({error.strerror}): {say(vi, en)}") from error
-    try:
+            raise OSError(message("no_cache", cache=cache, reason=message("not_writable", folder=spec.folder)))
         with FileLock(cache / f"{spec.folder}.lock"):
             if not _is_complete(folder):
                 _build(spec, folder)
-    except (OSError, SafetensorError) as error:  # safetensors and pip have no error number
-        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            size = say(*(f"{spec.space / 1e9:.1f}".replace(".", point) for point in ",."))
+            raise OSError(errno.ENOSPC, message("no_space", cache=cache, title=spec.title, size=size)) from error
+        if isinstance(error, OSError) and error.errno is None:  # said already
             raise
-        size, title = f"{spec.space / 1e9:.1f} GB", spec.title
-        vi = f"hết chỗ trong {cache} khi lưu {title}: cần khoảng {size.replace('.', ',')}. "
-        vi += "Hãy dọn bớt, hoặc đặt QKV_CACHE là một thư mục trên đĩa khác; không có gì dở dang bị giữ lại"
-        en = f"no space left in {cache} while caching {title}: about {size} are needed. "
-        en += "Free some, or set QKV_CACHE to a folder on another disk; nothing half-written was kept"
-        raise OSError(errno.ENOSPC, say(vi, en)) from error
+        raise OSError(message("no_cache", cache=cache, reason=first_line(error))) from error
     return folder
 
 
@@ -162,12 +148,7 @@ def _fetch(spec, staging):
         if found == spec.wheel_sha256:
             return wheel
         wheel.unlink()
-    sums = f"(SHA-256 {found}, {say('cần', 'expected')} {spec.wheel_sha256})"
-    vi = f"{spec.requirement} đã được tải hai lần, cả hai lần mã kiểm tra đều sai {sums}; tệp đã bị bỏ. "
-    vi += "Có thể một proxy đã sửa nó: hãy thử mạng khác, hoặc dùng load_model với một thư mục trên máy"
-    en = f"{spec.requirement} was fetched twice and had a wrong checksum both times {sums}; it was thrown away. "
-    en += "A proxy or mirror may be altering it: try another network, or give load_model a local folder"
-    raise OSError(say(vi, en))
+    raise OSError(message("checksum", wheel=spec.requirement, found=found, expected=spec.wheel_sha256))
 
 
 def _take_out(archive, name, folder):

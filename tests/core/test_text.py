@@ -1,14 +1,18 @@
 """Sentence sets, batches of tokens, and the positions of target and control tokens."""
 
+import copy
+import pickle
 import re
 import unicodedata
 
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers
 from tokenizers.processors import TemplateProcessing
 
 from helpers import control_positions, encode, find_token, load_ordinary, load_sentences, token_id_of
-from helpers.text import TARGETS, sentence_sets, shortened, tokens_at
+from helpers.text import TARGETS, sentence_sets, shortened, text_tokens, tokens_at
 from tests.support.refusal import assert_refused
 from tests.support.tiny import word_tokenizer
 
@@ -82,13 +86,55 @@ def test_encode_gives_what_the_tokenizers_own_padding_gives(smollm2, minilm):
 @pytest.mark.parametrize(
     ("sentences", "error", "message"),
     [
+        (["her", None, float("nan"), 3], ValueError, r"text in every sentence, found none at index 1, 2, 3: leave"),
         ([], ValueError, r"at least one sentence, got an empty list: load_sentences\('her'\)"),
-        (["her", "", "  \n"], ValueError, r"text in every sentence, found nothing at index 1, 2: leave those out"),
+        (["her", "", "  \n"], ValueError, r"text in every sentence, found none at index 1, 2: leave those out"),
         (LONG, TypeError, r"a list of sentences, got one string: encode\(tokenizer, \['I saw her and"),
     ],
 )
 def test_encode_refuses_what_is_no_list_of_texts(words, sentences, error, message):
     assert_refused(lambda: encode(words, sentences), error, message)
+
+
+def bert_like(sentences):
+    """Words between [CLS] and [SEP], with one of them unknown: (tokenizer, batch)."""
+    tokenizer = word_tokenizer(["[PAD]", "[CLS]", "[SEP]", *WORDS[2:]], pad_token="[PAD]", cls_token="[CLS]")
+    special = [("[CLS]", 1), ("[SEP]", 2)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=special)
+    tokenizer.add_special_tokens({"sep_token": "[SEP]"})
+    return tokenizer, encode(tokenizer, sentences)
+
+
+def test_text_is_neither_special_nor_unknown_nor_padding_in_copies_too():
+    tokenizer, batch = bert_like(["I saw her", "her zebra"])
+    expected = [[False, True, True, True, False], [False, True, False, False, False]]
+    assert batch["input_ids"][1].tolist() == [1, 6, 3, 2, 0]  # [CLS] her <unk> [SEP] [PAD]
+    for copied in (batch, copy.copy(batch), copy.deepcopy(batch), pickle.loads(pickle.dumps(batch)), batch.to("cpu")):
+        assert text_tokens(copied).tolist() == expected and copied.sentences == batch.sentences
+    for rows in ([1], slice(1, None), torch.tensor([False, True])):
+        assert text_tokens(batch[rows]).tolist() == expected[1:] and batch[rows].sentences == ("her zebra",)
+    assert text_tokens(dict(batch))[0].all()  # made by hand: what the mask lets through
+    by_hand = tokenizer(["I saw her"], return_special_tokens_mask=True, return_tensors="pt")
+    assert text_tokens(by_hand)[0].tolist() == expected[0]
+    batch["input_ids"] = batch["input_ids"][:, :3]
+    assert_refused(lambda: text_tokens(batch), ValueError, r"no longer has the shape.*batch\[rows\]")
+
+
+def test_special_and_unknown_tokens_are_never_target_or_control():
+    tokenizer, batch = bert_like(["her zebra I saw", "zebra her again"])
+    for token in (1, 2, 3):  # the last is <unk>
+        message = f"token {token} is a special token, or stands for unknown words, and is no text"
+        assert_refused(lambda token=token: find_token(batch, token), ValueError, message)
+    for word, name in (("zebra", "<unk>"), ("[SEP]", r"\[SEP\]")):
+        message = rf"does not know '{re.escape(word)}', or has it as a special token \('{name}'\)"
+        assert_refused(lambda word=word: token_id_of(tokenizer, word), ValueError, message)
+    positions = find_token(batch, 6)
+    assert positions.tolist() == [1, 2]
+    message = "no text stands right before the target in 2 sentences: 0, 1"
+    assert_refused(lambda: control_positions(batch, positions), ValueError, message)
+    generator = torch.Generator().manual_seed(0)
+    drawn = {tuple(control_positions(batch, positions, "random", generator).tolist()) for _ in range(50)}
+    assert drawn == {(3, 3), (4, 3)}
 
 
 # ---- tokens --------------------------------------------------------------------------------------
@@ -116,6 +162,47 @@ def test_tokens_at_are_the_tokens_of_that_stretch(request, name):
 def test_tokens_at_counts_a_token_that_the_stretch_only_touches(words):
     assert tokens_at(words, "I saw her", 3, 7) == ((SAW, HER), [1, 2], [True] * 3)
     assert tokens_at(words, "I saw her", 5, 6)[:2] == ((), [])  # the space belongs to neither
+
+
+def spaced(prepend):
+    """A tokenizer of words with their space, which it puts in front of a text too if told to, as Llama 2 does."""
+    words = ["▁", "▁her", "her", "▁.", ".", "<unk>"]
+    backend = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=5))
+    before = [normalizers.Prepend("▁")] if prepend else []
+    backend.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", "▁")])
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def test_word_with_its_space_is_the_token_that_stands_in_sentences():
+    """Also where the tokenizer puts a space of its own in front."""
+    prepending, plain = spaced(True), spaced(False)
+    assert prepending(" her", add_special_tokens=False)["input_ids"] == [0, 1]  # two tokens
+    assert [token_id_of(tokenizer, " her") for tokenizer in (prepending, plain)] == [1, 1]
+    assert [token_id_of(tokenizer, "her") for tokenizer in (prepending, plain)] == [1, 2]
+
+
+class Slow:
+    """The tokens of another tokenizer without offsets."""
+
+    is_fast = False
+
+    def __init__(self, fast):
+        self.fast = fast
+
+    def __call__(self, text, return_offsets_mapping=False, **options):
+        assert not return_offsets_mapping
+        return self.fast(text, **options)
+
+
+def test_tokens_at_needs_no_offsets_where_the_parts_make_up_the_whole(minilm, smollm2):
+    text = "I met hermeneutics , today"
+    for _, fast in (minilm, smollm2):
+        for start, end in ((6, 18), (0, 1), (21, 26)):
+            ids, at, is_text = tokens_at(Slow(fast), text, start, end)
+            assert (ids, at) == tokens_at(fast, text, start, end)[:2]
+            assert is_text == [token not in fast.all_special_ids for token in fast(text)["input_ids"]]
+        message = "does not tell which tokens 'her' is: choose a word"
+        assert_refused(lambda fast=fast: tokens_at(Slow(fast), text, 6, 9), ValueError, message)
 
 
 def test_find_token_takes_the_first_or_the_last_but_never_padding():
@@ -160,7 +247,7 @@ def test_previous_control_is_the_token_before_the_target(words, make, target):
     assert positions.tolist() == target
     assert batch["input_ids"][torch.arange(2), control_positions(batch, positions)].tolist() == [SAW, MET]
     batch = make(words, ["her again", "I saw her", "her"])
-    message = "the target stands first in 2 sentences, so nothing precedes it: 0, 2. Leave.*use kind='random'"
+    message = "no text stands right before the target in 2 sentences: 0, 2. Leave.*use kind='random'"
     assert_refused(lambda: control_positions(batch, find_token(batch, HER)), ValueError, message)
 
 
@@ -176,7 +263,11 @@ def test_random_control_takes_every_other_token_but_the_first_repeatably(words):
     [
         (["I saw her"], ("next",), "expected kind 'previous' or 'random', got 'next'"),
         (["I saw her"], ("random",), r"needs a generator.*torch\.Generator\(\)\.manual_seed\(0\)"),
-        (["I saw her", "her her"], ("random", torch.Generator()), "other than the target in sentences 1: leave those"),
+        (
+            ["I saw her", "her her"],
+            ("random", torch.Generator()),
+            "no text other than the target in sentences 1: leave",
+        ),
     ],
 )
 def test_impossible_control_is_refused(words, sentences, options, message):

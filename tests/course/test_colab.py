@@ -26,6 +26,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tools import standalone
+from tools.course import setup_cell
 from tools.execute import code_cells, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ def test_oldest_versions_are_the_lower_bounds_of_the_package():
     bounds = {canonicalize_name(r.name): r.specifier for r in map(Requirement, project["dependencies"])}
     pins = oldest_versions()
     assert set(bounds) - set(pins) == {"torch", "gguf"} and f">={OLDEST_TORCH}".startswith(str(bounds["torch"]))
-    raised = {"huggingface-hub", "safetensors"}  # by transformers 5.15
+    raised = {"huggingface-hub", "safetensors", "regex"}  # by transformers 5.15
     for name in set(bounds) - {"torch", "gguf"}:
         assert bounds[name].contains(pins[name]), name
         assert name in raised or f">={pins[name]}".startswith(str(bounds[name])), (name, pins[name])
@@ -165,18 +166,31 @@ def bare_python(source, folder, **settings):
     return subprocess.run(command, input=source, check=False, **options)
 
 
-def test_another_helpers_imported_before_is_refused(uploads, tmp_path):
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ("import helpers", ("hãy khởi động lại kernel", "restart the Jupyter kernel", "helpers.py")),
+        (
+            "import tempfile; tempfile.mkdtemp = lambda **k: open('/dev/full/x')",
+            ("Không giải nén được", "set TMPDIR to"),
+        ),
+        (
+            "import base64; base64.b64decode = lambda text: b''",
+            ("hãy tải lại sổ tay", "download the notebook again"),
+        ),
+    ],
+)
+def test_standalone_cell_that_cannot_unpack_or_comes_late_says_so(uploads, tmp_path, before, said):
     (tmp_path / "helpers.py").touch()
-    code = f"import sys; sys.path.append({str(tmp_path)!r})\nimport helpers\n"
+    code = f"import sys; sys.path.append({str(tmp_path)!r})\n{before}\n"
     done = bare_python(code + setup_of(read("vi/01_capture_qkv", uploads)).source, tmp_path)
-    for text in ("hãy khởi động lại kernel", "restart the Jupyter kernel", str(tmp_path / "helpers.py")):
-        assert text in done.stderr
+    assert done.returncode and all(text in done.stderr for text in said), done.stderr
 
 
 def first_cell(repository):
-    """A stored first cell as it would be in a fork published at `repository`."""
+    """The first cell as it would be in a fork published at `repository`."""
     line = f'REPOSITORY, BRANCH = "{repository}", "main"'
-    changed, count = re.subn(r"(?m)^REPOSITORY, BRANCH = .*$", line, setup_of(read("vi/04_cosine_smile")).source)
+    changed, count = re.subn(r"(?m)^REPOSITORY, BRANCH = .*$", line, setup_cell("vi"))
     assert count == 1
     return changed
 
@@ -225,13 +239,39 @@ def test_clone_that_fails_says_what_went_wrong_and_what_to_do(module, tmp_path):
         assert reason == "no helpers/" or f"--branch main {address} qkv-token-similarity" in done.stderr
 
 
+CLOSED = """
+import os
+stat = os.stat
+def closed(path, *a, **k):
+    for name, number in (("lost+found", 13), ("a_mount", 107), ("a_disk", 5)):
+        if name in str(path):
+            raise OSError(number, os.strerror(number), path)
+    return stat(path, *a, **k)
+os.stat = closed
+"""
+
+
 def test_first_cell_finds_the_module_around_or_beside_and_else_says_what_to_do(module, tmp_path):
-    inside = module / "notebooks" / "vi"
-    inside.mkdir(parents=True)
-    for folder in (inside, tmp_path):
-        done = bare_python(first_cell(""), folder, PATH="")
-        assert done.stdout.splitlines() == ["vi", str(module / "helpers" / "__init__.py")], done.stderr
-    done = bare_python(first_cell(""), tmp_path / "empty", PATH="")
-    assert done.returncode and "FileNotFoundError" in done.stderr and "git" not in done.stderr.lower()
-    for text in ("empty", "Không tìm thấy thư mục helpers/", "was not found", "make standalone", "README.vi.md"):
-        assert text in done.stderr
+    inside, beside = module / "notebooks" / "vi", tmp_path / "beside"
+    for folder in (inside, *(beside / name / "helpers" for name in ("lost+found", "a_mount", "a_disk"))):
+        folder.mkdir(parents=True)
+    (beside / "dangling").symlink_to("nowhere")
+    (beside / "loop").symlink_to("loop")
+    (beside / "module").symlink_to(module)
+    for folder, found in ((inside, module), (tmp_path, module), (beside, beside / "module")):
+        done = bare_python(CLOSED + first_cell(""), folder, PATH="")
+        assert done.stdout.splitlines() == ["vi", str(found / "helpers" / "__init__.py")], done.stderr
+    (beside / "module").unlink()
+    for folder in (tmp_path / "empty", beside):
+        done = bare_python(CLOSED + first_cell(""), folder, PATH="")
+        assert done.returncode and "FileNotFoundError" in done.stderr and "git" not in done.stderr.lower()
+        for text in (
+            folder.name,
+            "Không tìm thấy thư mục helpers/",
+            "was not found",
+            "make standalone",
+            "README.vi.md",
+        ):
+            assert text in done.stderr
+    done = bare_python("import os; os.rmdir(os.getcwd())\n" + first_cell(""), tmp_path / "empty")
+    assert "không còn nữa" in done.stderr and "is gone" in done.stderr and "restart the kernel" in done.stderr

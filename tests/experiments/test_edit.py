@@ -1,4 +1,4 @@
-"""edit_qkv on every architecture: against changed weights, attention recomputed by hand, and the model's own parts."""
+"""edit_qkv on every architecture: against attention recomputed by hand, and the model's own parts."""
 
 import copy
 from functools import partial
@@ -8,11 +8,19 @@ import pytest
 import torch
 import transformers
 
-from helpers import attention_modules, capture_qkv, edit_qkv
-from helpers.experiments.edit import recorded
-from helpers.masks import PARTS
+from helpers import capture_qkv, edit_qkv
+from helpers.experiments.edit import cached_tokens, recorded
 from tests.support.refusal import assert_refused
-from tests.support.tiny import FAMILIES, N_HEAD, ROTARY, by_head, random_batch, random_model, rotate
+from tests.support.tiny import (
+    CAUSAL,
+    FAMILIES,
+    ROTARY,
+    by_head,
+    language_model,
+    random_batch,
+    random_model,
+    rotate,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,38 +56,6 @@ def test_edit_that_changes_nothing_changes_no_bit(models, batch, plain, name):
         with edit_qkv(models[name], None, part, lambda v, _: v, after_rotary=after_rotary):
             assert torch.equal(hidden(models[name], batch), plain[name]), (part, after_rotary)
         assert n_hooks(models[name]) == hooks
-
-
-def without(model, name, layer, part):
-    """A copy whose projection to one part is zero, found in the weights by arithmetic of its own."""
-    model = copy.deepcopy(model)
-    attention, at = attention_modules(model)[layer], PARTS.index(part)
-    if name == "gpt2":
-        attention.c_attn.weight[:, 32 * at : 32 * (at + 1)] = 0  # Conv1D: [in, out]
-        attention.c_attn.bias[32 * at : 32 * (at + 1)] = 0
-    elif name == "gpt_neox":
-        for head in range(N_HEAD):
-            rows = slice(24 * head + 8 * at, 24 * head + 8 * at + 8)
-            attention.query_key_value.weight[rows] = 0
-            attention.query_key_value.bias[rows] = 0
-    else:
-        names = {"Q": ("q_proj", "query", "q_lin"), "K": ("k_proj", "key", "k_lin"), "V": ("v_proj", "value", "v_lin")}
-        projection = next(module for child, module in attention.named_children() if child in names[part])
-        for weight in projection.parameters():
-            weight.zero_()
-    return model
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_setting_a_part_to_zero_is_the_model_without_those_weights(models, batch, plain, name):
-    model, real = models[name], batch["attention_mask"].bool()
-    for part in PARTS:
-        late = part != "V" and name not in ROTARY  # after a rotary step that is not there: the same place
-        expected = hidden(without(model, name, 1, part), batch)[real]
-        with edit_qkv(model, 1, part, lambda values, positions: 0 * values, after_rotary=late):
-            found = hidden(model, batch)[real]
-        assert torch.allclose(found, expected, atol=1e-5), part
-        assert not torch.allclose(found, plain[name][real], atol=1e-3), part
 
 
 @pytest.mark.parametrize("part", ["Q", "K"])
@@ -130,6 +106,29 @@ def test_fn_gets_the_captured_vectors_of_its_layers_and_the_positions(models, ba
     for layer, (values, positions) in zip((0, 2), seen, strict=True):
         assert torch.equal(values, expected.k[layer]) and torch.equal(positions, torch.arange(9))
     assert torch.equal(torch.stack(v), expected.v)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_positions_go_on_where_the_cache_of_generate_ends(name):
+    model, ids = language_model(name), torch.arange(3, 12)[None]
+    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(ids)}
+
+    def positions(**more):
+        seen = []
+        with edit_qkv(model, -1, "V", lambda v, at: seen.append(at.tolist()) or v):
+            model.generate(ids, **options, **more)
+        return seen
+
+    whole = list(range(9))
+    for kind in ({}, {"cache_implementation": "static"}, {"num_beams": 2}):
+        assert positions(**kind) == [whole, [9], [10]], kind
+    assert positions(use_cache=False) == [whole, [*whole, 9], [*whole, 9, 10]]
+
+
+def test_cache_that_does_not_tell_its_length_is_refused():
+    edit = partial(cached_tokens, (), {"past_key_values": ((torch.zeros(1, 2, 3, 4),) * 2,)}, 0)
+    assert_refused(edit, ValueError, "cannot tell how many tokens the cache tuple holds.*use_cache=False")
+    assert cached_tokens((None,), {"layer_past": None}, 0) == 0
 
 
 @pytest.mark.parametrize("after_rotary", [False, True])

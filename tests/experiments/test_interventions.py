@@ -1,6 +1,7 @@
 """Effects of edits against float64 NumPy."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from helpers.experiments.interventions import (
     rotary_half,
     score_by_distance,
 )
-from tests.support.tiny import CAUSAL, FAMILIES, language_model, random_batch
+from tests.support.refusal import assert_refused
+from tests.support.tiny import CAUSAL, EVERY, FAMILIES, language_model, random_batch
 
 
 @pytest.fixture(scope="module", params=CAUSAL)
@@ -103,6 +105,15 @@ def test_edited_attention_computes_the_output_from_the_new_weights(model, batch)
     mean = (values[0].cumsum(dim=1) / number).unflatten(-1, (-1, d_head)).repeat_interleave(repeats(model), dim=2)
     with torch.no_grad():
         assert torch.allclose(outputs[0][0], projection(mean.flatten(2))[0], atol=1e-4)
+
+
+def test_edit_behind_the_rotary_step_holds_where_attention_is_replaced(batch):
+    model = language_model("llama")
+    before = predict(model, batch)
+    with edit_layers(model, "K", lambda k, layer: 1.5 * k.roll(1, -1), after_rotary=True):
+        expected = effect(model, batch, before)
+        with edit_attention(model, lambda layer, weights: weights):
+            assert torch.allclose(effect(model, batch, before), expected, atol=1e-5)
 
 
 def repeats(model):
@@ -201,9 +212,62 @@ def test_in_double_computes_in_float64_throughout():
     assert model.dtype == torch.float32 and type(model.model.norm).__name__ == "LlamaRMSNorm"
 
 
+@pytest.mark.parametrize(
+    ("name", "head"), [("bert", {"is_decoder": True}), ("gemma2", {"final_logit_softcapping": 0.05}), ("granite", {})]
+)
+def test_predictions_are_the_models_own_whatever_its_head_does(name, head, batch):
+    """A dense layer before the output embeddings, a soft cap or a scale behind them."""
+    config = copy.deepcopy(EVERY[name].config)
+    config.update(head | {"logits_scaling": 0.1})
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    found, p = predict(model, batch).p, np.exp(log_probabilities(model, batch))
+    assert np.allclose(found, np.concatenate([x[: n - 1] for x, n in zip(p, (9, 6, 4), strict=True)]), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_kl_is_never_negative_and_padding_on_the_left_changes_nothing(dtype, batch):
+    model = language_model("gpt2").to(dtype)
+    order = batch["attention_mask"].argsort(dim=1, stable=True)
+    left, found = {key: value.gather(1, order) for key, value in batch.items()}, []
+    for padded in (batch, left):
+        before = predict(model, padded)
+        assert before.p.dtype == torch.float32 and len(before.p) == 8 + 5 + 3
+        assert torch.allclose(before.p.sum(-1), torch.tensor(1.0), atol=1e-4)
+        with edit_qkv(model, 1, "V", lambda v, _: 1.01 * v):
+            found.append(effect(model, padded, before))
+    assert all(-1e-6 < float(kl.min()) and float(kl.max()) < 0.01 for kl in found), found
+    assert torch.allclose(*found, atol=1e-5 if dtype == torch.float32 else 5e-3)
+    assert common_mean(model, batch)["K"].dtype == torch.float32
+
+
+def test_attention_weights_that_cannot_be_replaced_are_refused(batch):
+    model = language_model("gpt2")
+
+    def replaced(**options):
+        with edit_attention(model, lambda layer, weights: weights), torch.no_grad():
+            model(**batch, **options)
+
+    with torch.no_grad():
+        cache = model(**batch, use_cache=True).past_key_values
+    assert_refused(partial(replaced, past_key_values=cache), ValueError, "reads whole sentences: run it with use_cache")
+    model.set_attn_implementation("sdpa")
+    assert_refused(replaced, ValueError, "GPT2Attention returns no attention weights: load the model with attn_impl")
+
+
+def test_special_tokens_are_no_part_of_the_common_mean(model, batch):
+    text = batch["attention_mask"].bool() & (torch.arange(9) > 0)  # the first of each sentence as [CLS]
+    marked = copy.copy(batch)
+    marked.text = text
+    qkv, ordinary = capture_qkv(model, batch), text & ~massive_tokens(model, marked)
+    assert torch.allclose(common_mean(model, marked)["V"][2], qkv.v[2][ordinary].mean(dim=0), atol=1e-5)
+    assert torch.equal(real_tokens(marked), text) and not torch.equal(real_tokens(batch), text)
+
+
 def test_what_cannot_predict_the_next_token_is_refused(batch):
-    encoder = transformers.AutoModel.from_config(FAMILIES["bert"].config)
-    with pytest.raises(ValueError, match="BertModel does not predict the next token: use a causal model"):
-        predict(encoder, batch)
-    with pytest.raises(ValueError, match=r"nothing can be predicted in sentences of one token: leave out \[1\]"):
-        predict(language_model("gpt2"), random_batch(lengths=(4, 1)))
+    encoder = transformers.AutoModel.from_config(FAMILIES["bert"].config).eval()
+    two_ways = transformers.BertLMHeadModel(FAMILIES["bert"].config).eval()  # it sees the token that it should predict
+    for model in (encoder, two_ways):
+        message = f"{type(model).__name__} does not predict the next token: use a causal model"
+        assert_refused(partial(predict, model, batch), ValueError, message)
+    short = partial(predict, language_model("gpt2"), random_batch(lengths=(4, 1)))
+    assert_refused(short, ValueError, "nothing can be predicted in sentences of one token: leave out 1")

@@ -4,25 +4,30 @@ import csv
 import itertools
 import re
 import sys
+import tomllib
 import unicodedata
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import pytest
 import scipy
 import torch
 import transformers
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
 from transformers import tokenization_utils_base
 
 from helpers import block_histograms, capture_qkv, load_sentences, set_language, smile_index
 from helpers.experiments.study import StudyError, open_model, read_sentences
 from helpers.experiments.takes import takes
-from helpers.experiments.target import find_word, readable
+from helpers.experiments.target import find_word, pieces_of, readable, word_in
 from helpers.experiments.verdicts import CLAIMS, choose_layer, claim_values, conclude, export, judge
-from tests.support.tiny import language_model, random_model
+from tests.support.tiny import language_model, random_model, word_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
+REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text(encoding="utf-8"))
 HER, CUA = load_sentences("her"), load_sentences("cua")
 
 
@@ -77,50 +82,71 @@ CLEAN = ["She gave her bread.", "We met her twice.", "I will call her later.", "
 def test_pasted_text_is_cleaned_and_every_change_is_counted():
     sentences, notes = read_sentences(MESSY)
     assert sentences == CLEAN
-    assert notes[:6] == [
+    assert notes[:7] == [
         "6 Windows line end(s) (CRLF) changed",
         "1 comment line(s) (#) left out",
-        "2 blank line(s) left out",
-        "3 line(s) with tabs, repeated, odd or invisible spaces tidied",
+        "2 line(s) with invisible characters, which were removed",
+        "2 line(s) with tabs, repeated or odd spaces tidied",
         "1 line(s): accents joined to their letters (NFC)",
+        "2 blank line(s) left out",
         "1 duplicate(s) left out",
     ]
-    assert len(notes) == 7 and "only 4 sentences" in notes[6]
+    assert len(notes) == 8 and "only 4 sentences" in notes[7]
+
+
+SAME = ("می\u200cخواهم", "क्\u200dष", "👩\u200d🔬", "❤\ufe0f", "ก\u0e33")  # joiners and marks that the script needs
+INVISIBLE = "\u200b\u200c\u200d\u200e\u202a\u2066\u2060\u00ad\ufeff\u061c\u034f\u3164\x07\ufff9\ud83d"
+SPACES = "\u00a0\u2009\u202f\u3000\u205f\t"
+
+
+def test_every_invisible_character_and_odd_space_is_found_and_said():
+    for characters, cleaned, note in ((INVISIBLE, "nước", "removed"), (SPACES, "nư ớc", "tidied")):
+        for character in characters:
+            sentences, notes = read_sentences([f"nư{character}ớc", "b", "c"])
+            assert sentences[0] == cleaned and note in notes[0] and len(notes) == 2, ascii(character)
+    assert read_sentences(list(SAME))[0] == list(SAME) and len(read_sentences(SAME)[1]) == 1
+    sentences, notes = read_sentences("\ufeff#tag a\u2028b\x85c\x0bd\x0c\ufeff# e\nf\ufffd")
+    assert sentences == ["#tag a", "b", "c", "d", "f\ufffd"]
+    assert [note.split()[:2] for note in notes[:3]] == [["4", "odd"], ["1", "comment"], ["1", "line(s)"]]
+    assert "hashtag" in notes[2] and "invisible" in notes[3] and "�" in notes[4] and len(notes) == 6
+
+
+def test_what_a_table_or_a_file_holds_is_taken_for_sentences(tmp_path):
+    three, empty = ["#a b", "c d", "e\nf"], [None, float("nan"), pd.NA, pd.NaT]
+    column = pd.Series([*three, *empty])
+    for source in (three, column, column.to_numpy(), (text for text in column), [*three, *empty]):
+        assert read_sentences(source)[0] == ["#a b", "c d", "e f"]  # in a list # is no comment, a line break none
+    (tmp_path / "câu.txt").write_text("a\nb\nc", encoding="utf-8")
+    with (tmp_path / "câu.txt").open(encoding="utf-8") as file:
+        for source in (file, b"a\nb\nc", f'"\u202a{tmp_path}/câu.txt"'):  # the last as Windows copies a path
+            assert read_sentences(source)[0] == ["a", "b", "c"]
 
 
 def test_clean_sentences_are_left_alone_in_a_list_a_text_or_a_file(tmp_path):
     file = tmp_path / "mine.txt"
     assert read_sentences(HER) == read_sentences("\n".join(HER)) == (HER, [])
-    for encoding, name in (("utf-8", file), ("utf-8-sig", f"{file}\n")):  # with a byte order mark; name with a break
+    for encoding, name, n in (("utf-8", file, 0), ("utf-8-sig", f"{file}\n", 1)):  # a byte order mark is said
         file.write_text("\n".join(CUA), encoding=encoding)
-        assert read_sentences(name) == (CUA, [])
+        assert read_sentences(name)[0] == CUA and len(read_sentences(name)[1]) == n
     assert any("only 9" in note for note in read_sentences(HER[:9])[1]) and read_sentences(HER[:10])[1] == []
 
 
-SENTENCES_REFUSED = (
-    (["A list of one."], "Chỉ có 1 câu", "only 1 different sentences"),
-    ("One.\nTwo.\nOne.", "Chỉ có 2 câu", "only 2 different sentences; at least 3"),
-    ("nowhere.txt", "Không đọc được tệp 'nowhere.txt'", "'nowhere.txt' cannot be read"),
-    ("word " * 3000, "Không đọc được tệp", "cannot be read"),
-    (ROOT, "Không đọc được tệp", "cannot be read"),
-    ("của\nmẹ\ncha".encode("utf-16"), "không phải UTF-8", "is not UTF-8"),
-    (b" \n", "'mine.txt' trống", "'mine.txt' is empty"),
-)
-
-
-def test_sentences_that_will_not_do_are_refused(tmp_path):
-    for source, vi, en in SENTENCES_REFUSED:
-        if isinstance(source, bytes):
-            (tmp_path / "mine.txt").write_bytes(source)
-            source = tmp_path / "mine.txt"
+def test_sentences_that_will_not_do_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, data in (("table.csv", b"a,b"), ("empty.txt", b" \n"), ("utf-16.txt", "của".encode("utf-16"))):
+        Path(name).write_bytes(data)
+    Path("utf-16-le.txt").write_bytes("a\nb\nc".encode("utf-16-le"))
+    for source, vi, en in REFUSED["sentences"]:
         refused(vi, en, read_sentences, source)
+    refused(r"2 phần tử.*'5' \(int\)", r"2 member.*'5' \(int\)", read_sentences, ["a", "b", 5, b"c"])
+    for source in (None, 5, {1: "a"}, {"a"}, pd.DataFrame({"a": "b"}, [0])):
+        refused("Cần danh sách câu", "Expected a list", read_sentences, source)
 
 
 def test_model_that_cannot_be_opened_or_is_not_known_is_a_sentence(random_gpt2, monkeypatch):
-    known = "known here; those known are bert"
     refused("Không mở được mô hình 'no model!': hãy xem lại MODEL", "could not be opened", open_model, "no model!")
-    monkeypatch.setattr("helpers.experiments.study.ADAPTERS", {"bert": None})
-    refused("Kiến trúc 'gpt2' chưa được hỗ trợ", f"architecture 'gpt2' is not {known}", open_model, str(random_gpt2))
+    monkeypatch.setattr("helpers.capture.ADAPTERS", {"bert": None})
+    refused("không biết kiến trúc 'gpt2': cần .* bert", "architecture 'gpt2': .* bert", open_model, str(random_gpt2))
 
 
 def test_layer():
@@ -155,6 +181,26 @@ def test_longer_word_or_capital_with_the_same_last_piece_is_another_word(smollm2
     assert smollm2[1].decode(target.batch["input_ids"][0, : target.positions[0] + 1]) == "Của cải của"
 
 
+def test_a_word_ends_where_its_script_ends_it():
+    letters = word_tokenizer(("<unk>", *sorted(set(str(REFUSED)))))
+    letters.backend_tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
+    for word, *sentences in REFUSED["found"] + REFUSED["absent"]:
+        for sentence in sentences:
+            found, start = word_in(letters, sentence, word, pieces_of(letters, word)), sentence.find(word)
+            wanted = [*range(start, start + len(word))] if [word, *sentences] in REFUSED["found"] else None
+            assert (found and found[0]) == wanted, (word, sentence)
+
+
+def test_words_of_a_script_without_spaces_and_controls_that_are_text(smollm2, minilm):
+    target = find_word(*smollm2, ["我喝水。", "他要水吗？", "水很冷。"], "\u200b水 ", "last")
+    for row, end, text in zip(target.batch["input_ids"], target.positions, ("我喝水", "他要水", "水"), strict=True):
+        assert smollm2[1].decode(row[: end + 1]) == text
+    hindi = ["यह कम है 0", "यह कम है 1", "यह कमी है 2", "यह कम है 3"]
+    refused("không có trong 1 câu.*कमी", "missing from 1 .*कमी", find_word, *smollm2, hindi, "कम", "last")
+    sentences = ["🙂 her dog", "I saw her", "To her"]  # minilm knows no 🙂: the unknown token is no control
+    assert find_word(*minilm, sentences, "her").control.tolist() == [3, 2, 1]
+
+
 def test_an_encoder_finds_its_lower_case_token_and_a_control_at_the_start(minilm):
     sentences = ["Her dog barks.", "I know her dog.", "They saw Her Majesty."]
     target = find_word(*minilm, sentences, "her")
@@ -170,24 +216,15 @@ def test_equal_beginnings_are_one_observation_for_a_causal_model_only(smollm2, m
         assert list(target.batch.sentences) == sentences[:3] and target.n_distinct == n_distinct
 
 
-LONG = [*HER[:3], "He told her " + "again and " * 4200 + "again."]
-OTHER = [*HER[:3], "Her dog barks.", "None here."]
-WORDS_REFUSED = (
-    ("smollm2", HER, None, "Chưa có từ nào", "There is no word"),
-    ("smollm2", OTHER, "her", "không có trong 2 câu.*4 “Her dog", "2 sentence.*4 “Her dog"),
-    ("smollm2", CUA, "của", "gồm 4 token: “ c” .*<A7>.*PIECE", "is 4 tokens: “ c” .*<A7>.*PIECE"),
-    ("smollm2", LONG, "her", r"Câu 4 có \d{4} token.*8192", r"Sentence 4 has \d{4} tokens.*8192"),
-    ("smollm2", HER[:2], "her", "Chỉ 2 câu", "Only 2 sentence"),
-    ("minilm", LONG, "her", "Câu 4 có 8.* 512", "Sentence 4 has 8.* 512 at most"),
-    ("minilm", HER, "🙂", "không biết từ “🙂”", "does not know the word “🙂”"),
-)
+SETS = {"HER": HER, "CUA": CUA, "TWO": HER[:2], "OTHER": [*HER[:3], "Her dog barks.", "None here."]}
+SETS["LONG"] = [*HER[:3], "He told her " + "again and " * 4200 + "again."]
 
 
 def test_words_that_will_not_do_are_refused(smollm2, minilm, monkeypatch):
     warned, models = [], {"smollm2": smollm2, "minilm": minilm}
     monkeypatch.setattr(tokenization_utils_base.logger, "warning", lambda *text: warned.append(text))
-    for model, sentences, word, vi, en in WORDS_REFUSED:
-        refused(vi, en, find_word, *models[model], sentences, word)
+    for model, sentences, word, vi, en in REFUSED["words"]:
+        refused(vi, en, find_word, *models[model], SETS[sentences], word)
     assert warned == []
 
 

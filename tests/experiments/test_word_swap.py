@@ -11,19 +11,20 @@ import torch
 
 from helpers import capture_qkv, token_id_of
 from helpers.experiments.word_swap import WordSlot
-from tests.support.tiny import CAUSAL, language_model, random_batch
+from tests.support.refusal import assert_refused
+from tests.support.tiny import CAUSAL, EVERY, language_model, random_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = {
     "README.md": (
-        ("unedited", "unedited"),
-        ("offset swapped (K and V)", "**offset swapped**"),
-        ("deviations swapped (K and V)", "deviations swapped"),
+        ("unedited", "nothing"),
+        ("offset swapped (K and V)", "**offset**"),
+        ("deviations swapped (K and V)", "deviations"),
     ),
     "README.vi.md": (
-        ("không can thiệp", "không can thiệp"),
-        ("hoán đổi độ dời (K và V)", "**hoán đổi độ dời**"),
-        ("hoán đổi độ lệch (K và V)", "hoán đổi độ lệch"),
+        ("không can thiệp", "không"),
+        ("hoán đổi độ dời (K và V)", "**độ dời**"),
+        ("hoán đổi độ lệch (K và V)", "độ lệch"),
     ),
 }
 """Lines of notebook 09 and rows of the page."""
@@ -85,11 +86,34 @@ def test_captured_vectors_are_those_of_the_projections(model, slot):
 
 def test_word_that_stands_first_or_that_nothing_follows_is_refused():
     model, batch = language_model("gpt2"), random_batch()
-    with pytest.raises(ValueError, match=r"the word stands first in sentences \[1\]"):
-        WordSlot(model, batch, torch.tensor([3, 0, 1]))
+    first = partial(WordSlot, model, batch, torch.tensor([3, 0, 1]))
+    assert_refused(first, ValueError, "the word stands first in sentences 1, so nothing precedes it")
     slot = WordSlot(model, batch, torch.tensor([3, 1, 2]))
-    with pytest.raises(ValueError, match=r"two tokens must follow the word, not so in sentences \[2\]"):
-        slot.predict(5)
+    assert_refused(partial(slot.predict, 5), ValueError, "two tokens must follow the word, not so in sentences 2:")
+
+
+@pytest.mark.parametrize(("name", "window"), [("bloom", 0), ("gpt_neo", 3), ("gpt_neo", 10), ("phi3", 3)])
+def test_attention_that_counts_tokens_in_between_is_refused(name, window, monkeypatch):
+    """Distances that are added to the scores, a window over the row (even if long), a window within a sentence."""
+    monkeypatch.setattr(EVERY[name].config, "window_size", window, raising=False)
+    message = f"the architecture '{name}' gives other results where all sentences lie in one row"
+    assert_refused(partial(WordSlot, language_model(name), random_batch(), POSITIONS), ValueError, message)
+
+
+def test_padding_on_the_left_and_a_head_of_its_own_change_nothing(slot, model):
+    batch, order = random_batch(), random_batch()["attention_mask"].argsort(dim=1, stable=True)
+    left = {key: value.gather(1, order) for key, value in batch.items()}
+    moved = WordSlot(model, left, POSITIONS + torch.tensor([0, 3, 5]))
+    assert torch.allclose(moved.predict(5), slot.predict(5), atol=1e-4)
+    head = model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda module, args, logits: 0.5 * logits.tanh())
+    try:
+        with torch.no_grad():
+            log_p = model(**with_word(batch, POSITIONS, 5)).logits.log_softmax(dim=-1)
+        expected = after_word(log_p, POSITIONS, batch["attention_mask"].sum(dim=1))
+        assert torch.allclose(moved.predict(5, K=slot.capture(5)["K"]), torch.cat(expected), atol=1e-4)
+    finally:
+        handle.remove()
 
 
 def run(model, batch, positions, word, new=None):

@@ -159,6 +159,7 @@ class Student:
     """Starts a server, opens a notebook, runs its cells one after the other."""
 
     def __init__(self, hub, name):
+        self.ready = False
         self.hub, self.user, self.server = hub, f"{hub.url}/hub/api/users/{name}", f"{hub.url}/user/{name}/api"
 
     def ask(self, method, address, **body):
@@ -166,13 +167,19 @@ class Student:
         assert answer.ok, f"{method} {address}: {answer.status_code} {answer.text[:300]}"
         return answer.json() if answer.content else None
 
-    def do(self, path):
-        """([(number of a cell, its traceback)], number of code cells, what was printed) of a notebook."""
-        self.ask("POST", self.user)
-        self.ask("POST", f"{self.user}/server")
-        self.hub.wait(self.user, lambda: self.ask("GET", self.user)["servers"].get("", {}).get("ready"))
+    def code(self, path):
+        """The code cells of a notebook on the student's server, which is started if it is not running."""
+        if not self.ready:
+            self.ask("POST", self.user)
+            self.ask("POST", f"{self.user}/server")
+            self.hub.wait(self.user, lambda: self.ask("GET", self.user)["servers"].get("", {}).get("ready"))
+            self.ready = True
         notebook = nbformat.from_dict(self.ask("GET", f"{self.server}/contents/{path}")["content"])
-        code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+    def do(self, path, code=None):
+        """([(number of a cell, its traceback)], number of code cells, what was printed) of a notebook, or of `code`."""
+        code = self.code(path) and (code or self.code(path))
         kernel = {"path": path, "type": "notebook", "name": "", "kernel": {"name": "python3"}}
         session = self.ask("POST", f"{self.server}/sessions", **kernel)
         address = f"{self.server}/kernels/{session['kernel']['id']}/channels".replace("http", "ws", 1)

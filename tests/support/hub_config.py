@@ -19,7 +19,7 @@ c.Spawner.args = [*c.Spawner.args, "--allow-root"]
 c.Spawner.environment["PIP_NO_INDEX"] = "1"  # a download would fail, not slip by
 c.Spawner.environment["HF_HUB_OFFLINE"] = "1"
 
-scopes = ["admin:users", "admin:servers", "access:servers"]
+scopes = ["admin:users", "admin:servers", "access:servers", "tokens"]
 c.JupyterHub.load_roles = [*c.JupyterHub.load_roles, {"name": "class", "services": ["class"], "scopes": scopes}]
 
 # What stops idle servers waits for a sign: on a busy machine a first request may come later than a short timeout.

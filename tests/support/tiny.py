@@ -1,7 +1,9 @@
 """Small random models of every architecture, batches for them, tokenizers of whole words, and rotation by hand."""
 
 import copy
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,35 +22,35 @@ class Family:
     output: str  # path of the attention's output projection; {} is the layer
     n_kv_head: int = 4
     d_head: int = 8
-    rotary: int = 0  # features of each head that are rotated
+    rotary: int | list = 0  # features of each head that are rotated; of each layer, where a list
     causal: bool = True
+    theta: float | list = 10_000.0  # base of the angles
+    pairs: bool = False  # neighbouring features turn together, not those half the rotated features apart
+    norm: bool = False  # of Q and K, before the rotary step
+    scale: float | None = None  # of the dot product; None: 1 / sqrt(d_head)
+    cap: float = 0  # of the scores: cap * tanh(score / cap)
+    bias: str = ""  # added to the scores: "alibi", "alibi, scaled" or "relative"
+    window: list | None = None  # of each layer: how many tokens away it still sees, 0 for all
+    auto: str = "AutoModel"  # the class that makes it without its head
+    attention: str = "eager"  # its implementation; the others hand out no weights
 
 
-WIDTH = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-LLAMA_LIKE = WIDTH | {"intermediate_size": 48, "num_key_value_heads": 2}
-LLAMA_OUTPUT = "layers.{}.self_attn.o_proj"
-BERT_LIKE = WIDTH | {"intermediate_size": 48}
-FAMILIES = {
-    "gpt2": Family(
-        transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0),
-        "h.{}.attn.c_proj",
-    ),
-    "gpt_neox": Family(transformers.GPTNeoXConfig(**BERT_LIKE, rotary_pct=0.5), "layers.{}.attention.dense", rotary=4),
-    "llama": Family(transformers.LlamaConfig(**LLAMA_LIKE), LLAMA_OUTPUT, n_kv_head=2, rotary=8),
-    "mistral": Family(
-        transformers.MistralConfig(**LLAMA_LIKE, head_dim=12), LLAMA_OUTPUT, n_kv_head=2, d_head=12, rotary=12
-    ),
-    "qwen2": Family(transformers.Qwen2Config(**LLAMA_LIKE), LLAMA_OUTPUT, n_kv_head=2, rotary=8),
-    "opt": Family(
-        transformers.OPTConfig(**WIDTH, ffn_dim=48, word_embed_proj_dim=32), "decoder.layers.{}.self_attn.out_proj"
-    ),
-    "bert": Family(transformers.BertConfig(**BERT_LIKE), "encoder.layer.{}.attention.output.dense", causal=False),
-    "distilbert": Family(
-        transformers.DistilBertConfig(vocab_size=64, dim=32, n_layers=3, n_heads=4, hidden_dim=48),
-        "transformer.layer.{}.attention.out_lin",
-        causal=False,
-    ),
-}
+def _row(like=None, options=None, **row):
+    above = _row(**DATA["like"][like]) if like else {"options": {}}
+    return above | row | {"options": above["options"] | (options or {})}
+
+
+def _family(row):
+    row = _row(**row)
+    options, make, vision = row.pop("options"), getattr(transformers, row.pop("config")), row.pop("vision", None)
+    tokens = {f"{name}_token_id": 0 for name in ("bos", "eos", "pad")}  # theirs lie outside the 64 of the vocabulary
+    options = tokens | options
+    return Family(make(**({"text_config": options, "vision_config": vision} if vision else options)), **row)
+
+
+DATA = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
+FAMILIES = {name: _family(row) for name, row in DATA["few"].items()}
+EVERY = FAMILIES | {name: _family(row) for name, row in DATA["more"].items()}
 CAUSAL = [name for name, family in FAMILIES.items() if family.causal]
 ROTARY = [name for name, family in FAMILIES.items() if family.rotary]
 N_LAYER, N_HEAD, LENGTHS = 3, 4, (9, 6, 4)
@@ -56,8 +58,9 @@ N_LAYER, N_HEAD, LENGTHS = 3, 4, (9, 6, 4)
 
 def random_model(name, seed=0):
     """A model without its head, with weights far larger than usual, so that attention is far from uniform."""
-    config = copy.deepcopy(FAMILIES[name].config)
-    model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval().requires_grad_(False)
+    family = EVERY[name]
+    make, config = getattr(transformers, family.auto).from_config, copy.deepcopy(family.config)
+    model = make(config, attn_implementation=family.attention).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for path, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
@@ -69,7 +72,7 @@ def random_model(name, seed=0):
 def language_model(name):
     """A model with its head, for what needs logits."""
     torch.manual_seed(0)
-    config = copy.deepcopy(FAMILIES[name].config)
+    config = copy.deepcopy(EVERY[name].config)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     for weight in model.parameters():
         weight.data += 0.3 * torch.randn_like(weight)
@@ -90,14 +93,18 @@ def word_tokenizer(words, **special):
     return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special)
 
 
-def rotate(x, n_rotary, theta=10_000.0):
-    """Rotary embedding of the first features of each head; x float64 [sentence, head, token, d_head]."""
+def rotate(x, n_rotary, theta=10_000.0, pairs=False):
+    """Rotary embedding of the first features of each head; x float64 [sentence, head, token, d_head].
+
+    `pairs`: neighbours turn together (GPT-J), not the features that are half of `n_rotary` apart.
+    """
     half = n_rotary // 2
-    frequency = theta ** (-np.arange(half) / half)
-    angle = np.arange(x.shape[2])[:, None] * frequency  # [token, half]
-    first, second, rest = x[..., :half], x[..., half:n_rotary], x[..., n_rotary:]
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+    frequency = theta ** (-np.arange(half) / max(half, 1))
+    turn = np.exp(1j * np.arange(x.shape[2])[:, None] * frequency)  # [token, half]
+    one, other = (slice(0, n_rotary, 2), slice(1, n_rotary, 2)) if pairs else (slice(half), slice(half, n_rotary))
+    turned, result = (x[..., one] + 1j * x[..., other]) * turn, x.copy()
+    result[..., one], result[..., other] = turned.real, turned.imag
+    return result
 
 
 def by_head(x, d_head):

@@ -1,13 +1,15 @@
 """The survey: partial sums against the oracle, the same table through every path, and what is killed on the way."""
 
 import csv
+import errno
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
-import threading
 import time
+import tomllib
 from functools import reduce
 from itertools import product
 from pathlib import Path
@@ -15,6 +17,7 @@ from types import SimpleNamespace
 
 import distributed
 import numpy as np
+import psutil
 import pytest
 import torch
 import transformers
@@ -22,6 +25,7 @@ from filelock import FileLock
 from pyarrow import parquet
 
 from helpers import block_histograms, capture_qkv, control_positions, encode, find_token, load_model, set_language
+from helpers.experiments.study import StudyError
 from helpers.survey import tasks as survey_tasks
 from helpers.survey.moments import merge, moments
 from helpers.survey.run import main, survey
@@ -31,7 +35,7 @@ from tests.support import oracle
 from tests.support.histograms import MEASURES, assert_histogram_matches
 from tests.support.tiny import word_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT, REFUSED = Path(__file__).resolve().parents[2], Path(__file__).with_name("refused.toml")
 WORDS = ("her", "water", "a", "the", "sees", "gives", "old", "new", "cat", "house", "and", "to", "stops", "runs")
 LONGEST = 32
 NUMBERS = ("counts", "n_pairs", "n_undefined", "mean", "std", "share_above")
@@ -191,14 +195,24 @@ def test_shuffles_are_baselines_and_end_where_samples_outnumber_features(tiny, t
 
 def test_sentences_that_cannot_be_used_are_skipped_and_counted(tiny, tmp_path, capsys):
     good = some_sentences(10)
-    bad = ["the cat runs", "her cat runs", "her cat sees her", " ".join(["cat"] * LONGEST + ["her"]), "a other"]
-    loose = good[3].replace(" ", "  ")  # once more, with other spaces: no second sample
-    for out, sentences in (("all", [*bad, *good, loose]), ("good", good)):  # the first shard has nothing to give
-        assert survey([tiny], ["her"], tmp_path / f"{out}.parquet", sentences=sentences, shard_size=5) == {}
+    bad = ["the cat runs", "her cat runs", "her cat sees her", " ".join(["cat"] * LONGEST + ["her"]), "x her runs"]
+    loose = good[3].replace(" ", "\u00a0\u200b ")  # once more, with other spaces: no second sample
+    (tmp_path / "all.txt").write_text("\ufeff" + "\n".join([*bad, *good, loose]), encoding="utf-8")
+    for out, sentences in (("all", tmp_path / "all.txt"), ("good", good)):  # the first shard has nothing to give
+        assert survey([tiny], ["her\u200b"], tmp_path / f"{out}.parquet", sentences=sentences, shard_size=5) == {}
     assert "1 duplicate(s) left out" in capsys.readouterr().err
     rows, expected = table(tmp_path / "all.parquet"), table(tmp_path / "good.parquet")
     assert set(rows.n_samples) == {10} and set(rows.n_skipped) == {5}
     assert rows.drop(columns="n_skipped").astype(str).equals(expected.drop(columns="n_skipped").astype(str))
+
+
+def test_special_tokens_are_no_control_and_equal_beginnings_one_text(minilm, tiny, tmp_path):
+    words = ["cold in the lake", "runs down the hill", "to drink"]
+    sentences = [f"Water {end}." for end in words] + [f"She drank water {end}." for end in words]
+    survey("minilm", "water", tmp_path / "t.parquet", sentences=sentences, layers=[1], shard_size=4)
+    survey(tiny, "water", tmp_path / "u.parquet", sentences=[f"{a} water {b}" for a in WORDS[3:6] for b in WORDS[3:7]])
+    found = [table(tmp_path / f"{name}.parquet").iloc[0] for name in "tu"]
+    assert [(row.n_samples, row.n_skipped, row.n_distinct) for row in found] == [(3, 3, 3), (12, 0, 3)]
 
 
 def test_smollm2_gives_the_histograms_of_the_notebooks(smollm2, her_qkv, tmp_path):
@@ -215,19 +229,15 @@ def test_smollm2_gives_the_histograms_of_the_notebooks(smollm2, her_qkv, tmp_pat
             assert moved <= 1e-3 * row.n_pairs  # padding differs, by rounding
     assert set(rows.n_samples) == {54} and rows.provenance.str.startswith("SmolLM2").all()
     assert target_token(smollm2[1], "her") == 874
-    for word in ("xylophonist", "icks"):  # " icks" is two tokens, "icks" inside words is one
-        with pytest.raises(ValueError, match="expected one token, got"):
-            target_token(smollm2[1], word)
+    with pytest.raises(ValueError, match="expected one token, got 3"):
+        target_token(smollm2[1], "xylophonist")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster():
-    options = {"dashboard_address": "127.0.0.1:0", "silence_logs": "CRITICAL"}
-    with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster,
-        distributed.Client(cluster, set_as_default=False) as client,
-    ):
-        cluster.client = client
+    """Two workers in threads of this process, reached as others are."""
+    options = {"processes": False, "protocol": "tcp", "dashboard_address": None, "silence_logs": "CRITICAL"}
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", **options) as cluster:
         yield cluster
 
 
@@ -263,58 +273,83 @@ def test_tables_are_the_same_bit_for_bit_whatever_fails(tiny, grouped, cluster, 
     assert os.uname().nodename.encode() not in good.read_bytes()
 
 
-def test_killed_program_and_worker_repeat_only_what_is_unfinished(tiny, cluster, tmp_path, capsys):
-    """A program with two processes of its own is killed with them; the one that goes on loses a worker."""
-    undisturbed, out, failed = tmp_path / "undisturbed.parquet", tmp_path / "t.parquet", []
-    work = {"sentences": some_sentences(6 * 1000), "shard_size": 1000}  # six tasks, each long enough to be killed
-    file = write_sentences(tmp_path / "s.txt", work["sentences"])
-    assert survey([tiny], ["her"], undisturbed, **work) == {}
-    options = ["--models", tiny, "--sentences", file, "--shard-size", "1000", "--workers", "2", "--out", str(out)]
-    command = [sys.executable, "-m", "helpers.survey", *options]
-    program = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+def test_killed_program_takes_its_workers_along_and_opens_no_port(tiny, tmp_path, capsys):
+    out, file = tmp_path / "t.parquet", write_sentences(tmp_path / "s.txt", some_sentences(1200))
+    options = ["--models", tiny, "--sentences", file, "--shard-size", "100", "--out", str(out)]
+    command = [sys.executable, "-m", "helpers.survey", *options, "--workers", "1"]
+    program = psutil.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     while len(parts_of(out)) < 2:
         assert program.poll() is None, "the survey ended before it could be disturbed"
         time.sleep(0.005)
-    os.killpg(program.pid, signal.SIGKILL)
-    program.wait()
+    program.suspend()
+    workers = program.children(recursive=True)
+    assert workers and not [c for process in (program, *workers) for c in process.net_connections("inet")]
+    program.kill()
+    assert not psutil.wait_procs([program, *workers], timeout=20)[1], "a worker outlives its survey"
     finished = {path: path.stat().st_mtime_ns for path in parts_of(out)}
-    assert 2 <= len(finished) < 6 and not out.exists()
-
-    pids, where = cluster.client.run(os.getpid), {"scheduler": cluster.scheduler_address}
-    thread = threading.Thread(target=lambda: failed.append(survey([tiny], ["her"], out, **where, **work)))
-    thread.start()
-    while not (busy := [address for address, keys in cluster.client.processing().items() if keys]):
-        assert thread.is_alive(), "the survey ended before it could be disturbed"
-    os.kill(pids[busy[0]], signal.SIGKILL)
-    assert len(parts_of(out)) < 6
-    thread.join()
-    assert busy[0] not in cluster.client.run(os.getpid), "the worker was not killed"
-    assert failed == [{}] and counted(capsys) == [(0, 6), (len(finished), 6 - len(finished))]
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished and len(parts_of(out)) == 6
-    assert out.read_bytes() == undisturbed.read_bytes()
+    assert main(options) == 0 and counted(capsys) == [(len(finished), 12 - len(finished))] and len(finished) < 12
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished and len(parts_of(out)) == 12
 
 
-MET = []
+def test_twenty_kills_at_random_moments_leave_the_same_table(tiny, tmp_path):
+    out, rng, work = tmp_path / "t.parquet", random.Random(0), {"sentences": some_sentences(600), "shard_size": 10}
+    survey([tiny], ["her"], tmp_path / "undisturbed.parquet", **work)
+    before, moments_of_death = (tmp_path / "undisturbed.parquet").read_bytes(), set()
+    fork = multiprocessing.get_context("fork").Process  # of this process, which has imported everything
+    for _ in range(20):
+        process, wanted = fork(target=survey, args=(tiny, "her", out), kwargs=work), len(parts_of(out))
+        wanted += rng.randint(-1, 6)
+        process.start()
+        while process.is_alive() and len(parts_of(out)) < wanted:
+            time.sleep(0.002)
+        process.join(rng.uniform(0, 0.02))
+        process.kill()
+        process.join()
+        moments_of_death.add(len(parts_of(out)))
+        if out.exists():  # ended before it could be killed: most has to be done again
+            assert out.read_bytes() == before
+            for path in (out, *rng.sample(parts_of(out), 50)):
+                path.unlink()
+    assert len(moments_of_death) > 5
+    survey([tiny], ["her"], out, **work)
+    assert out.read_bytes() == before and not list(tmp_path.glob("**/*.tmp"))
 
 
 def dies(task, language):
-    """Stands for workers that die of the model "deadly", and take the first task of all along."""
-    MET.append(task.model)
-    if task.model == "deadly" or len(MET) == 1:
-        raise distributed.KilledWorker("key", SimpleNamespace(address="here"), 3)
+    """Stands for a worker that is killed once, and for those that the model "deadly" takes along."""
+    first = Path(task.model).with_name("first")
+    if "deadly" in task.model or not first.exists():
+        first.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     return run_task(task, language)
 
 
-def test_model_that_kills_its_workers_takes_no_other_along(tiny, grouped, tmp_path, monkeypatch):
-    """With real workers it takes minutes: four restarts, twice."""
+def test_model_that_kills_its_workers_takes_no_other_along(tiny, grouped, tmp_path, monkeypatch, capsys):
     out, work = tmp_path / "t.parquet", {"sentences": some_sentences(60), "shard_size": 20}
     survey([tiny, grouped], ["her", "water"], tmp_path / "good.parquet", **work)
-    monkeypatch.setattr("helpers.survey.run.run_task", dies)
-    failed = survey([tiny, "deadly", grouped], ["her", "water"], out, **work)
-    assert MET.count("deadly") <= 4 and MET.count(tiny) == 7  # six tasks, one of them twice
-    assert set(failed) == {("deadly", "her"), ("deadly", "water")}
+    monkeypatch.setattr("helpers.survey.workers.START", "fork")
+    monkeypatch.setattr("helpers.survey.workers.run_task", dies)
+    deadly = str(Path(tiny).with_name("deadly"))
+    failed = survey([tiny, deadly, grouped], ["her", "water"], out, workers=2, **work)
+    assert set(failed) == {(deadly, "her"), (deadly, "water")}
     assert all("every worker that ran it died" in message for message in failed.values())
     assert out.read_bytes() == (tmp_path / "good.parquet").read_bytes()
+    assert counted(capsys) == [(0, 12), (0, 12)] and not multiprocessing.active_children()
+
+
+def test_script_without_a_main_guard_is_told_so(tiny, tmp_path, monkeypatch):
+    script, said, process = tmp_path / "mine.py", tmp_path / "said", multiprocessing.current_process()
+    ask = f"open({str(said)!r}, 'a').write(f'{{multiprocessing.current_process()._inheriting}} ')"
+    script.write_text(f"import multiprocessing\n{ask}\nraise SystemExit\n")  # as the call of `survey` does there
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=str(script), __spec__=None))
+    for language, start in (("vi", "không khởi động được tiến trình nào"), ("en", "no process comes up")):
+        set_language(language)
+        with pytest.raises(StudyError, match=f'^{start}.*if __name__ == "__main__":'):
+            survey(tiny, "her", tmp_path / "t.parquet", workers=1)
+    assert said.read_text() == "True True "
+    monkeypatch.setattr(process, "_inheriting", True, raising=False)
+    with pytest.raises(SystemExit):
+        survey(tiny, "her", tmp_path / "t.parquet")
 
 
 def test_damaged_parts_are_computed_again(tiny, tmp_path, capsys, monkeypatch):
@@ -325,9 +360,11 @@ def test_damaged_parts_are_computed_again(tiny, tmp_path, capsys, monkeypatch):
     truncated, flipped = contents[1][:100], contents[2][:-20] + bytes([contents[2][-20] ^ 1]) + contents[2][-19:]
     for part, damaged in zip(parts[1:], (truncated, flipped, b""), strict=True):
         part.write_bytes(damaged)
+    foreign = parts[0].with_name(f"{parts[0].stem.split('-')[0]}-{parts[1].stem.split('-')[1]}.safetensors")
+    parts[0].rename(foreign).write_bytes(contents[1])  # whole, but of another task
     (out.parent / "t.parquet.parts" / "left.tmp").write_bytes(b"half")
     assert survey([tiny], ["her"], out, **work) == {}
-    assert counted(capsys) == [(0, 4), (1, 3)]
+    assert counted(capsys) == [(0, 4), (0, 4)]
     assert [part.read_bytes() for part in parts] == contents and out.read_bytes() == before
     assert not list(out.parent.glob("*.parts/*.tmp"))
     parts[0].unlink()  # and what comes under this name now is another model: its sums are not added
@@ -355,33 +392,39 @@ def test_what_the_result_depends_on_is_not_taken_from_before(tiny, tmp_path, cap
         assert code_version() != before, f"{changed.name} is not among the sources"
 
 
-REFUSED = (
-    ("--targets xyzzy", "the module has sentences for her, water, none for xyzzy: give --sentences FILE"),
-    ("--shard-size 0", "--shard-size: expected at least 1, got 0"),
-    ("--workers 0", "--workers: expected at least 1, got 0"),
-    ("--sentences missing.txt", "'missing.txt' cannot be read"),
-    ("--sentences missing.txt --language vi", "Không đọc được tệp 'missing.txt'"),
-    ("--sentences empty.txt", "only 0 different sentences"),
-    ("--out no/such/folder.parquet", "expected a file in an existing folder"),
-    ("--out locked.parquet", "another survey writes to"),
-    ("--scheduler tcp://127.0.0.1:1", "no Dask scheduler answers at tcp://127.0.0.1:1"),
-)
-
-
 def test_what_the_user_can_mend_is_said(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("helpers.survey.run.CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("helpers.survey.workers.CONNECT_SECONDS", 0.5)
     (tmp_path / "empty.txt").write_text("# nothing\n")
-    (tmp_path / "locked.parquet.parts").mkdir()
+    (tmp_path / "a.parquet.parts").write_text("")
+    for folder in ("locked.parquet.parts", "folder", "b.parquet.errors.csv"):
+        (tmp_path / folder).mkdir()
     with FileLock(tmp_path / "locked.parquet.parts" / "lock"):
-        for options, message in REFUSED:
+        for options, message in tomllib.loads(REFUSED.read_text(encoding="utf-8"))["options"]:
             assert main(["--out", "t.parquet", "--models", tiny, "--language", "en", *options.split()]) == 2, options
             error = capsys.readouterr().err
             assert message in error and "Traceback" not in error, (options, error)
     monkeypatch.setitem(sys.modules, "distributed", None)
-    assert main(["--out", "t.parquet", "--language", "en"]) == 2
-    assert "pip install dask distributed pyarrow" in capsys.readouterr().err
-    assert not list(tmp_path.glob("*.parquet"))
+    assert main(["--out", "t.parquet", "--language", "en", "--scheduler", "tcp://127.0.0.1:1"]) == 2
+    assert "pip install pyarrow dask distributed" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.glob("*.parquet")] == ["b.parquet"]
+
+
+def test_disk_that_takes_no_more_is_said_and_nothing_half_is_used(tiny, tmp_path, monkeypatch):
+    out, work, put = tmp_path / "t.parquet", {"sentences": some_sentences(40), "shard_size": 10}, Path.write_bytes
+    for number, said in ((errno.ENOSPC, "đĩa đã đầy"), (errno.EROFS, "không có quyền đọc hoặc ghi")):
+
+        def fails(path, content, number=number):
+            put(path, content[:99])
+            raise OSError(number, os.strerror(number), str(path))
+
+        set_language("vi")
+        monkeypatch.setattr(Path, "write_bytes", fails)
+        with pytest.raises(StudyError, match=f"^không đọc hoặc ghi được .*{said}"):
+            survey(tiny, "her", out, **work)
+    monkeypatch.undo()
+    assert not parts_of(out) and survey(tiny, "her", out, **work) == {}
+    assert len(parts_of(out)) == 4 and not list(tmp_path.glob("**/*.tmp"))
 
 
 def test_task_runs_in_one_thread_and_leaves_the_number_as_it_was(monkeypatch):

@@ -5,7 +5,6 @@ import inspect
 import math
 import re
 import tomllib
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -113,24 +112,24 @@ def several_lines(*arguments):
     raise RuntimeError("first line\nsecond line")
 
 
-def forgets_the_hook(module, x):
-    module.register_forward_hook(lambda *arguments: None)
-    return module(x).clone()
+def hooked(module, x, copy=torch.clone, keep=False, instead=RuntimeError):
+    """Exercise 1.1, right or with one thing wrong."""
+    caught = []
+    handle = module.register_forward_hook(lambda module, inputs, output: caught.append(copy(output)))
+    try:
+        module(x)
+    except RuntimeError:
+        if instead:
+            raise instead from None
+    finally:
+        if not keep:
+            handle.remove()
+    return caught and caught[0]
 
 
-def swallows_the_error(module, x):
-    with suppress(RuntimeError):
-        return module(x).clone()
-
-
-def other_error(module, x):
-    if x.shape[-1] != 3:
-        raise IndexError("nothing was caught")
-    return module(x).clone()
-
-
-def by_edge(counts, edge):
-    return (counts[:, edge.abs() > 0.8].sum(-1) - counts[:, edge.abs() < 0.2].sum(-1)) / counts.sum(-1)
+def at_place(counts, at):
+    """Exercise 4.1, with bins at `at` `[bins]`, for several histograms only."""
+    return (counts[:, at.abs() > 0.8].sum(-1) - counts[:, at.abs() < 0.2].sum(-1)) / counts.sum(-1)
 
 
 def words_once(x, word):
@@ -140,6 +139,21 @@ def words_once(x, word):
 def tiled(q, k, v, d_head):
     k, v = (part.repeat(1, 1, q.shape[-1] // part.shape[-1]) for part in (k, v))
     return FUNCTIONS["8.1"](q, k, v, d_head)
+
+
+def second_axis(q, k, v, d_head):
+    """Exercise 8.1, for vectors with a layer axis only."""
+    q, k, v = (part.unflatten(-1, (-1, d_head)).transpose(1, 2) for part in (q, k, v))
+    k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+    return torch.cat([q, k, v], dim=-1)
+
+
+def drawn(x, generator, columns):
+    """`x` with some of its columns permuted, each by itself."""
+    new = x.clone()
+    for i in columns:
+        new[:, i] = x[torch.randperm(len(x), generator=generator), i]
+    return new
 
 
 def axes_not_swapped(*arguments):

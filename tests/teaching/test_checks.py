@@ -3,6 +3,7 @@
 import functools
 import re
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from helpers import block_histograms, capture_qkv, encode, find_token, load_sentences, set_language, token_id_of
 from helpers.teaching import checks
-from helpers.teaching.checks import EXERCISES, check, grade
+from helpers.teaching.checks import EXERCISES, StillOpen, check, grade, needs
 from tests.support.tiny import random_model, word_tokenizer
 from tests.teaching import answers
 from tests.teaching.answers import FUNCTIONS, MISTAKES, RIGHT, SOLUTIONS, VALUES
@@ -18,7 +19,8 @@ from tests.teaching.answers import FUNCTIONS, MISTAKES, RIGHT, SOLUTIONS, VALUES
 
 @pytest.fixture(autouse=True)
 def new_session(monkeypatch):
-    monkeypatch.setattr(checks, "_solved", set())
+    for name in ("_solved", "answered"):
+        monkeypatch.setattr(checks, name, set())
     yield
     set_language("en")
 
@@ -49,13 +51,25 @@ def test_every_exercise_has_a_notebook_a_solution_and_a_mistake():
         assert set(numbers) == set(EXERCISES)
 
 
+def in_dtype(function, dtype, *arguments):
+    """What a reader's function gives who turns all vectors into another dtype."""
+    arguments = [a.to(dtype) if getattr(a, "is_floating_point", bool)() else a for a in arguments]
+    return function(*arguments)
+
+
 def test_right_answer_passes_whatever_way_and_kind_it_was_found():
     for case in RIGHT:
         assert grade(*case) == (True, None), case
+    kinds = partial(torch.tensor, dtype=torch.float32), torch.tensor, np.array, lambda value: value
     for number, value in VALUES.items():
         first, *rest = answers.arguments(number, value)
-        for kind in (lambda value: value, torch.tensor, np.array):
+        columns = [lambda value: torch.tensor(value)[:, None]] if number in ("2.3", "3.1", "8.3") else []
+        for kind in (*kinds, *columns):  # a column is what nonzero() gives
             assert grade(number, kind(first), *rest) == (True, None), (number, kind)
+    for number, function in FUNCTIONS.items():
+        for dtype in (torch.float32, torch.float64):
+            found = partial(in_dtype, function, dtype)
+            assert grade(number, *answers.arguments(number, found)) == (True, None), (number, dtype)
 
 
 def test_second_word_is_judged_by_recomputing_it():
@@ -135,8 +149,9 @@ def test_unknown_exercise_is_refused_with_the_known_ones():
             check("9.9", 1)
 
 
-def test_exercises_solved_are_counted_for_each_notebook(capsys):
+def test_exercises_solved_by_the_reader_are_counted_for_each_notebook(capsys):
     check("1.3", ...)
+    check("1.3", FUNCTIONS["1.3"], solution=True)
     check("1.3", FUNCTIONS["1.3"])
     check("1.3", FUNCTIONS["1.3"])  # a second time counts no more
     check("1.3", lambda fused, n_head: fused)  # nor is it taken back
@@ -147,5 +162,24 @@ def test_exercises_solved_are_counted_for_each_notebook(capsys):
     check("2.2", 3)
     *lines, last = capsys.readouterr().out.splitlines()
     assert last == "✓ 2.2 · bài tập: 1/3"
-    assert [line.rpartition(" ")[2] for line in lines] == ["0/3", "1/3", "1/3", "1/3", "1/2", "2/3"]
-    assert lines[1] == "✓ 1.3 · exercises: 1/3" and lines[0].startswith("○ 1.3 not done yet: ")
+    assert [line.rpartition(" ")[2] for line in lines] == ["0/3", "0/3", "1/3", "1/3", "1/3", "1/2", "2/3"]
+    assert lines[1] == "✓ 1.3 (solution) · exercises: 0/3" and lines[0].startswith("○ 1.3 not done yet: ")
+
+
+def test_cell_that_needs_an_answer_goes_on_only_while_it_is_right():
+    check("1.3", FUNCTIONS["1.3"], solution=True)
+    needs("1.3")
+    for wrong in (..., lambda fused, n_head: fused):
+        check("1.3", FUNCTIONS["1.3"])
+        check("1.3", wrong)
+        for language, said in (
+            ("vi", "Ô này cần lời giải đúng của bài tập 1.3"),
+            ("en", "a right answer to exercise 1.3"),
+        ):
+            set_language(language)
+            with pytest.raises(StillOpen, match=said) as error:
+                needs("1.3")
+            assert error.value._render_traceback_() == [str(error.value)]
+    check("1.1", FUNCTIONS["1.1"])
+    with pytest.raises(StillOpen, match="exercise 1.3, 2.1:"):
+        needs("1.1", "1.3", "2.1")

@@ -1,6 +1,7 @@
 """Figures: labelled in both languages, honest scales, every letter drawn, gaps left as gaps, settings left alone."""
 
 import itertools
+import unicodedata
 import warnings
 
 import matplotlib
@@ -276,8 +277,66 @@ def test_scores_and_shares_are_drawn_per_head_on_an_honest_scale(figures):
     assert axis.lines[0].get_ydata() == pytest.approx(PAIRS.mean(dim=0).numpy()) and len(axis.collections) == 2
 
 
+FOREIGN = {  # what stands in the figure for the text of somebody else
+    "$$": "$$",
+    r"$\frac$": r"$\frac$",
+    r"\$5_{x}^% #&~": r"\$5_{x}^% #&~",
+    "_hidden": "\u200b_hidden",
+    "": '""',
+    "  ": '"  "',
+    "a\nb\t\x00": r"a\nb\t\x00",
+    "\u202eher\u200b": r"\u202eher\u200b",
+    "\ud800": r"\ud800",
+    "月": r"\u6708",
+    "مرحبا 😀": "مرحبا 😀",
+    "x" * 5000: f"{'x' * 10}…(+4980)…{'x' * 10}",
+}
+
+
+def test_text_of_others_is_drawn_as_it_is_whatever_it_holds():
+    def tick_labels(axis):
+        return [text.get_text() for text in axis.get_ticklabels()]
+
+    n, sets, shown = len(FOREIGN), dict.fromkeys([*FOREIGN][:5], ONE), [*FOREIGN.values()]
+    swaps = {word: {"_edit": KL[0], "$$": KL[1]} for word in FOREIGN}
+    models = {"QQ": {"_model $$ " + "x" * 40: GAP, "$$\n" + "x" * 40: GAP}}
+    with warnings.catch_warnings(), plt.rc_context({"text.usetex": True, "axes.formatter.use_mathtext": True}):
+        warnings.simplefilter("error")
+        of = {
+            "tokens": plots.plot_attention([torch.eye(n)], FOREIGN, ["$$"], "$$"),
+            "words": interventions.plot_swap(swaps, title="$x$\n" + "long words " * 30),
+            "names": plots.plot_conditions(sets, measures=("cosine",)),
+            "models": plots.plot_relative_depth(models, r"$\frac$", title=r"$\frac$"),
+            "similarity": plots.plot_similarity(torch.eye(12), SIZES, "$$", "$$"),
+            "pair": plots.plot_feature_pair(X[1, :, 0], X[1, :, 1], "$$"),
+            "maps": plots.plot_head_maps({"$$": MAPS["QQ"]}, "$$"),
+        }
+    for name, figure in of.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in (figure._suptitle, *figure.legends) if text]
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes), name
+        assert not any("mathdefault" in t for axis in figure.axes for t in tick_labels(axis.yaxis)), name
+        plt.close(figure)
+    assert tick_labels(of["tokens"].axes[0].xaxis) == tick_labels(of["tokens"].axes[0].yaxis) == shown
+    assert tick_labels(of["words"].axes[0].xaxis) == shown and legend(of["words"]) == ["\u200b_edit", "$$"]
+    assert legend(of["names"])[:-1] == shown[:5] and len(legend(of["models"])) == 2
+    assert of["similarity"].axes[0].get_title() == of["maps"].axes[0].get_title() == "$$"
+
+
 def test_readers_own_settings_are_left_alone():
-    with plt.rc_context({"axes.titlesize": 31, "font.family": ["serif"], "interactive": True}):
+    own = {"axes.titlesize": 31, "font.family": ["serif"], "interactive": True, "text.usetex": True}
+    with plt.rc_context(own):
         before = dict(plt.rcParams)
         plt.close(plots.plot_matrix_mask(SIZES))
         assert dict(plt.rcParams) == before and plt.isinteractive()
+
+
+def test_every_label_is_given_in_the_language_in_use():
+    for i in (0, 1):
+        set_language(LANGUAGES[i])
+        for key, texts in LABELS.items():
+            assert label(key) == texts[i] == unicodedata.normalize("NFC", texts[i].strip()) != "", key
+            assert len(texts) == len(LANGUAGES)
+        assert [label(key) for key in ("layer", "QK")] == [["tầng", "layer"][i], "QK"]  # unknown: its own label

@@ -67,20 +67,26 @@ def sizes_of(n_features):
     return (n_features // 3,) * 3
 
 
-def peak(name, *shape):
-    """Print the MiB that a method holds at its peak above what was held before; alone in a process, on Linux."""
-    from tools.benchmarks.methods import METHODS
+def above(function, *arguments):
+    """MiB that a call holds at its peak above what was held before; alone in a process, on Linux."""
 
     def status(key):
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+    before = status("VmRSS")
+    function(*arguments)
+    return status("VmHWM") - before
+
+
+def peak(name, *shape):
+    """Print what `above` gives for a method."""
+    from tools.benchmarks.methods import METHODS
+
     function, x = METHODS[name], data(*shape).numpy()
     function(data(54, 300).numpy(), sizes_of(300))  # its code is loaded
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS")
-    function(x, sizes_of(shape[-1]))
-    print(status("VmHWM") - before)
+    print(above(function, x, sizes_of(shape[-1])))
 
 
 def measure_shape(shape, rounds):

@@ -20,12 +20,16 @@ SPAWNER = "localprocess"  # EDIT: "systemd" keeps the limits below; a plain proc
 MEMORY = "3G"  # EDIT: of one student; docs/classroom.md has what was measured
 CORES = 2.0  # EDIT: of one student
 IDLE = 60 * 60  # EDIT: seconds without a sign of life until a server is stopped
+DAY = 24 * 60 * 60  # EDIT: seconds that a login, a token and a server last at most
 
 # ---- who may come in ------------------------------------------------------------------------------
 
 c.JupyterHub.authenticator_class = "pam"  # the accounts of this machine
 c.PAMAuthenticator.allowed_groups = {STUDENTS}
 c.PAMAuthenticator.admin_users = TEACHERS
+
+c.JupyterHub.cookie_max_age_days = DAY / 86400  # of a login; 14 days if nothing is said
+c.JupyterHub.token_expires_in_max_seconds = DAY  # of what a student asks for; for ever if nothing is said
 
 # ---- the way in -----------------------------------------------------------------------------------
 
@@ -52,6 +56,10 @@ c.Spawner.environment = {
 }
 c.Spawner.mem_limit = MEMORY
 c.Spawner.cpu_limit = CORES
+# With "systemd" only: no fork bomb, a /tmp of one's own, no way to another user's rights.
+c.SystemdSpawner.unit_extra_properties = {"TasksMax": "512"}
+c.SystemdSpawner.isolate_tmp = True
+c.SystemdSpawner.disable_user_sudo = True
 c.Spawner.args = [
     "--MappingKernelManager.cull_idle_timeout=1800",  # a kernel whose tab was closed still holds a model
     "--MappingKernelManager.cull_interval=120",
@@ -63,9 +71,9 @@ c.JupyterHub.concurrent_spawn_limit = 10
 
 # ---- servers that nobody uses ---------------------------------------------------------------------
 
-c.JupyterHub.services = [
-    {"name": "cull-idle", "command": [sys.executable, "-m", "jupyterhub_idle_culler", f"--timeout={IDLE}"]}
-]
+# An endless loop that prints is a sign of life: hence an age as well.
+culler = [sys.executable, "-m", "jupyterhub_idle_culler", f"--max-age={DAY}", f"--timeout={IDLE}"]
+c.JupyterHub.services = [{"name": "cull-idle", "command": culler}]
 c.JupyterHub.load_roles = [
     {
         "name": "cull-idle",

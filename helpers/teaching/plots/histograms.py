@@ -10,7 +10,17 @@ from helpers.baselines import null_density, null_shares
 from helpers.masks import BLOCKS, MEASURES
 from helpers.statistics import smile_index
 from helpers.teaching.labels import label
-from helpers.teaching.plots.style import COLOURS, FILLED, LINES, finish, name_panel, panel_grid, similarity_axis, styled
+from helpers.teaching.plots.style import (
+    COLOURS,
+    FILLED,
+    LINES,
+    finish,
+    name_panel,
+    panel_grid,
+    plain,
+    similarity_axis,
+    styled,
+)
 
 
 @styled
@@ -85,7 +95,7 @@ def _draw(axis, block, counts, null):
         if weights is None:
             continue
         if weights.any():
-            sns.histplot(weights=weights.numpy(force=True), label=name, **{**options, "fill": False, **look})
+            sns.histplot(weights=weights.numpy(force=True), label=plain(name), **{**options, "fill": False, **look})
         elif "fill" in look:
             centre = {"ha": "center", "va": "center", "transform": axis.transAxes}
             axis.text(0.5, 0.5, label("no_pairs"), backgroundcolor="white", fontsize=9, **centre)

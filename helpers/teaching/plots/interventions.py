@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator
 
 from helpers.statistics import mean_ci
 from helpers.teaching.labels import label
-from helpers.teaching.plots.style import BASELINE, COLOURS, finish, name_panel, panel_grid, styled, to_numpy
+from helpers.teaching.plots.style import BASELINE, COLOURS, finish, name_panel, panel_grid, plain, styled, to_numpy
 
 
 def decide(low, high, threshold):
@@ -32,7 +32,8 @@ def plot_swap(effects, *, controls=(), title=None):
         controls: keys of the edits that are controls, two at most, drawn in grey.
         title: above the figure.
     """
-    rows = [(word, label(key), float(kl)) for word, edits in effects.items() for key in edits for kl in edits[key]]
+    words = enumerate(effects.values())
+    rows = [(at, plain(label(key)), float(kl)) for at, edits in words for key in edits for kl in edits[key]]
     table = dict(zip(("word", "edit", "kl"), zip(*rows)))
     edits = list(next(iter(effects.values())))
     colours = dict(zip((key for key in edits if key not in controls), ("black", *COLOURS.values())))
@@ -43,6 +44,7 @@ def plot_swap(effects, *, controls=(), title=None):
     sns.pointplot(table, x="word", y="kl", hue="edit", palette=palette, markers=markers, **bars, ax=axis)
     axis.axhline(0, color="black", lw=0.6)
     axis.set(xlabel="", ylabel=label("kl"))
+    axis.set_xticks(range(len(effects)), [plain(word, 20) for word in effects])
     return finish(figure, axis, 3, title)
 
 

@@ -11,7 +11,17 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from helpers.masks import BLOCKS
 from helpers.teaching.labels import label
-from helpers.teaching.plots.style import BASELINE, COLOURS, densities, finish, name_panel, panel_grid, styled, to_numpy
+from helpers.teaching.plots.style import (
+    BASELINE,
+    COLOURS,
+    densities,
+    finish,
+    name_panel,
+    panel_grid,
+    plain,
+    styled,
+    to_numpy,
+)
 
 DENSITY = LogNorm(0.05, 5)
 """The colour scale of every heat map of densities: its middle is 0.5, the density of a uniform distribution."""
@@ -45,7 +55,7 @@ def _curves(axes, panels, looks, places):
     for axis, (name, curves) in zip(axes.flat, panels.items()):
         colour = COLOURS.get(name, COLOURS["Q"])
         for (key, values), look in zip(curves.items(), looks):
-            axis.plot(places(len(values)), to_numpy(values), **{"color": colour, **look}, label=label(key))
+            axis.plot(places(len(values)), to_numpy(values), **{"color": colour, **look}, label=plain(label(key)))
         name_panel(axis, name)
 
 

@@ -8,7 +8,7 @@ from matplotlib.colors import ListedColormap
 from helpers.masks import BLOCKS, check_sizes, matrix_mask
 from helpers.settings import say
 from helpers.teaching.labels import label
-from helpers.teaching.plots.style import COLOURS, finish, mark_parts, panel_grid, styled, to_numpy
+from helpers.teaching.plots.style import COLOURS, finish, mark_parts, panel_grid, plain, styled, to_numpy
 
 MOST_CELLS = 400  # of a mask along one side; more than that are fewer than two pixels each
 
@@ -23,10 +23,11 @@ def plot_attention(weights, tokens, titles, title=None):
         titles: one per pattern.
     """
     figure, axes = panel_grid(1, len(weights), 4.4 * len(weights) + 0.6, 4.2)
+    tokens = [plain(token, 20) for token in tokens]
     for axis, weight, name in zip(axes[0], weights, titles, strict=True):
         look = {"vmin": 0, "vmax": 1, "cmap": "viridis", "cbar": False, "square": True}
         sns.heatmap(to_numpy(weight), xticklabels=tokens, yticklabels=tokens, **look, ax=axis)
-        axis.set(title=name, xlabel=label("key_position"))
+        axis.set(title=plain(name), xlabel=label("key_position"))
         axis.tick_params("x", rotation=90)
         axis.tick_params("y", rotation=0)
     axes[0, 0].set_ylabel(label("query_position"))
@@ -68,7 +69,7 @@ def plot_similarity(similarity, sizes, name, title=None):
     look = {"vmin": -1, "vmax": 1, "cmap": "RdBu_r", "cbar_kws": {"label": label(name)}, "square": True}
     sns.heatmap(to_numpy(similarity), xticklabels=False, yticklabels=False, **look, ax=axis)
     mark_parts(axis, sizes)
-    axis.set_title(title or "")
+    axis.set_title(plain(title) if title else "")
     return figure
 
 
@@ -87,7 +88,7 @@ def plot_feature_pair(x, y, title=None):
     axis.axhline(0, color="black", lw=0.6)
     axis.axvline(0, color="black", lw=0.6)
     far = 1.1 * max(np.abs(x).max(), np.abs(y).max())
-    axis.set(xlim=(-far, far), ylim=(-far, far), aspect="equal", title=title or "")
+    axis.set(xlim=(-far, far), ylim=(-far, far), aspect="equal", title=plain(title) if title else "")
     axis.set(xlabel=say("chiều thứ nhất", "first feature"), ylabel=say("chiều thứ hai", "second feature"))
     axis.legend(frameon=False)
     return figure

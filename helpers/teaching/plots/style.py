@@ -5,6 +5,7 @@ import functools
 import matplotlib.pyplot as plt
 import seaborn as sns
 import torch
+from matplotlib.font_manager import findfont, get_font
 
 from helpers.masks import part_slices
 from helpers.teaching.labels import label
@@ -25,6 +26,8 @@ LINES = (
 
 # DejaVu Sans has every Vietnamese letter
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.family": "DejaVu Sans"}
+# A token may be "$$": no text of a figure is a formula, whatever the reader's settings say.
+LITERAL = {"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False}
 
 
 def styled(draw):
@@ -33,10 +36,38 @@ def styled(draw):
     @functools.wraps(draw)
     def styled(*args, **kwargs):
         # not plt.rc_context: on leaving, it would also switch off the notebook's interactive display
-        with sns.axes_style("ticks", STYLE), sns.plotting_context("paper", font_scale=1.05):
-            return draw(*args, **kwargs)
+        before = {name: plt.rcParams[name] for name in LITERAL}
+        plt.rcParams.update(LITERAL)
+        try:
+            with sns.axes_style("ticks", STYLE), sns.plotting_context("paper", font_scale=1.05):
+                return draw(*args, **kwargs)
+        finally:
+            plt.rcParams.update(before)
 
     return styled
+
+
+@functools.cache
+def _in_the_font(letter):
+    return get_font(findfont(STYLE["font.family"])).get_char_index(ord(letter)) > 0
+
+
+def plain(text, most=60):
+    """Text of others (a token, a word, a name of a model or a condition) as it can be read in a figure.
+
+    What cannot be seen, or has no shape in the font, is written as Python writes it; blank text stands in quotes;
+    of more than `most` characters those in the middle are counted.
+
+    >>> print(plain("her\\n"), plain(" "), plain("$x_1$"), plain("a" * 9 + "b" * 9, most=4))
+    her\\n " " $x_1$ aa…(+14)…bb
+    """
+    text = str(text)
+    if len(text) > most:
+        text = f"{text[: most // 2]}…(+{len(text) - most // 2 * 2})…{text[-(most // 2) :]}"
+    seen = (c == " " or (c.isprintable() and _in_the_font(c)) for c in text)
+    text = "".join(c if so else c.encode("unicode_escape").decode() for c, so in zip(text, seen, strict=True))
+    # matplotlib leaves what begins with an underscore out of a legend: an invisible sign goes before it
+    return "\u200b" * text.startswith("_") + (text if text.strip() else f'"{text}"')
 
 
 def to_numpy(values):
@@ -52,7 +83,7 @@ def panel_grid(n_rows, n_columns, width, height, **options):
 
 def name_panel(axis, name, **options):
     """The name of a part, a block or a measure above its panel, in its colour; `options` of the text."""
-    axis.set_title(label(name), color=COLOURS.get(name, COLOURS["Q"]), fontweight="bold", **options)
+    axis.set_title(plain(label(name)), color=COLOURS.get(name, COLOURS["Q"]), fontweight="bold", **options)
 
 
 def finish(figure, axis=None, ncols=1, title=None, n=None):
@@ -62,9 +93,13 @@ def finish(figure, axis=None, ncols=1, title=None, n=None):
         if panel.get_legend():  # seaborn draws one in each
             panel.get_legend().remove()
     once = dict(zip(names, handles, strict=True))
-    if once:
-        figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=ncols, frameon=False)
-    figure.suptitle(" · ".join(filter(None, (title, n and f"n = {n} {label('sentences')}"))), fontsize=11)
+    for columns in range(ncols, 0, -1) if once else ():  # as many as there is room for
+        legend = figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=columns, frameon=False)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+    title = title and plain(title, 200)
+    figure.suptitle(" · ".join(filter(None, (title, n and f"n = {n} {label('sentences')}"))), fontsize=11, wrap=True)
     return figure
 
 

@@ -1,0 +1,30 @@
+"""The table of docs/models*.md, out of helpers/data/architectures.toml.
+
+python -m tools.models
+"""
+
+from helpers.capture import ADAPTERS, ARCHITECTURES
+from tools.benchmarks.report import between, table
+from tools.course import LANGUAGES, ROOT
+
+HEADER = {
+    "vi": ("`model_type`", "chẳng hạn", "phép chiếu", "lấy được gì"),
+    "en": ("`model_type`", "such as", "projections", "what is captured"),
+}
+PAGES = {language: ROOT / "docs" / f"models{'.vi' * (language == 'vi')}.md" for language in LANGUAGES}
+
+
+def page(text, language):
+    """The page with its table made anew."""
+    of, rows = ("vi", "en").index(language), []
+    for kind, row in ARCHITECTURES["model"].items():
+        said = [ARCHITECTURES["split"][row.get("split", "none")], ARCHITECTURES["between"][row["between"]]["text"]]
+        said = "; ".join(words[of] for words in [*said, *([row["note"]] if "note" in row else [])])
+        names = ", ".join(f"`{name}`" for name in ADAPTERS[kind].projections)
+        rows.append((f"`{kind}`", row["models"], names, said))
+    return between(text, "models", table(HEADER[language], rows))
+
+
+if __name__ == "__main__":
+    for language, path in PAGES.items():
+        path.write_text(page(path.read_text(encoding="utf-8"), language), encoding="utf-8")
