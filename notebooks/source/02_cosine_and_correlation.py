@@ -10,7 +10,7 @@
 r"""
 # 02 · Cosine và tương quan: một bên giữ, một bên bỏ
 
-**Câu hỏi.** Hai phép đo này trông gần như giống hệt nhau. Vì sao trên cùng một dữ liệu, một bên có thể nói "gần như trùng nhau" còn bên kia nói "chẳng liên quan gì"?
+**Câu hỏi.** Hai phép đo này trông gần như giống hệt nhau. Vì sao trên cùng một dữ liệu, một bên có thể nói “gần như trùng nhau” còn bên kia nói “chẳng liên quan gì”?
 
 **Sau bài này, bạn có thể**
 - nói chính xác mỗi phép đo giữ lại điều gì và bỏ đi điều gì;
@@ -139,7 +139,7 @@ assert torch.allclose(unit.T @ unit, torch.corrcoef(x.T))
 
 # %% [markdown] lang="vi"
 r"""
-So hai bảng: cột 0 và cột 2 có cosine lớn và dương, nhưng hệ số tương quan lại âm. Cosine nói "cả hai cột đều lớn và dương"; tương quan nói "khi cột này tăng thì cột kia có xu hướng giảm". Cả hai đều đúng; chúng trả lời hai câu hỏi khác nhau.
+So hai bảng: cột 0 và cột 2 có cosine lớn và dương, nhưng hệ số tương quan lại âm. Cosine nói “cả hai cột đều lớn và dương”; tương quan nói “khi cột này tăng thì cột kia có xu hướng giảm”. Cả hai đều đúng; chúng trả lời hai câu hỏi khác nhau.
 
 ### Bài tập 2.1
 Viết `cosine_matrix(x)`: nhận `[sample, feature]`, trả về ma trận cosine `[feature, feature]`. Không dùng vòng lặp và không gọi `helpers`.
@@ -173,7 +173,7 @@ def cosine_matrix(x):
     return unit.T @ unit  # [feature, feature]
 
 
-check("2.1", cosine_matrix)
+check("2.1", cosine_matrix, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -296,7 +296,7 @@ check("2.2", m_needed)
 # @title Lời giải 2.2 · Solution 2.2
 m_needed = (0.9 / (1 - 0.9)) ** 0.5  # m^2 / (1 + m^2) = 0.9
 
-check("2.2", m_needed)
+check("2.2", m_needed, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -359,7 +359,7 @@ figure = plot_feature_pair(x[:, i], x[:, j], f"cos = {cosine[i, j]:.2f}   r = {c
 
 # %% [markdown] lang="vi"
 r"""
-Nếu cosine ghi trên hình gần 1 thì đám mây chấm nằm xa gốc tọa độ. Cosine đứng ở **gốc tọa độ** nhìn ra: mọi chấm nằm về cùng một hướng và tách khỏi cả hai trục, nên "giống nhau". Tương quan đứng ở **trung bình** nhìn ra: các chấm tản ra không theo trật tự nào, nên "không liên quan".
+Nếu cosine ghi trên hình gần 1 thì đám mây chấm nằm xa gốc tọa độ. Cosine đứng ở **gốc tọa độ** nhìn ra: mọi chấm nằm về cùng một hướng và tách khỏi cả hai trục, nên “giống nhau”. Tương quan đứng ở **trung bình** nhìn ra: các chấm tản ra không theo trật tự nào, nên “không liên quan”.
 
 Hình này chỉ là một cặp được chọn vì nó cực đoan. Phân phối của tất cả các cặp là chuyện của bài 04.
 
@@ -391,7 +391,7 @@ check("2.3", opposite_pair, x)
 pairs = ((cosine < -0.9) & (correlation.abs() < 0.1)).nonzero().tolist()  # in some models there is none
 opposite_pair = pairs[0] if pairs else ...
 
-check("2.3", opposite_pair, x)
+check("2.3", opposite_pair, x, solution=True)
 if not pairs:
     print(say("mô hình này không có cặp nào như thế", "this model has no such pair"))
 
@@ -417,7 +417,7 @@ print("helpers", float(pearson_correlation(torch.tensor(constants))[0, 1]))
 
 # %% [markdown] lang="vi"
 r"""
-Trong máy tính, trung bình của 54 số 0,1 không bằng đúng 0,1, nên cột "đã trừ trung bình" chỉ còn sai số làm tròn, và NumPy có thể đo tương quan của chính sai số đó. `helpers` coi một chiều là hằng số khi nó chỉ dao động ở mức sai số làm tròn, trả về `NaN`, và *đếm* những cặp như thế.
+Trong máy tính, trung bình của 54 số 0,1 không bằng đúng 0,1, nên cột “đã trừ trung bình” chỉ còn sai số làm tròn, và NumPy có thể đo tương quan của chính sai số đó. `helpers` coi một chiều là hằng số khi nó chỉ dao động ở mức sai số làm tròn, trả về `NaN`, và *đếm* những cặp như thế.
 
 Chuyện này có thật: ở tầng 0 của một mô hình dùng mã hóa vị trí xoay (RoPE), " her" có cùng Q, K, V (lấy trước khi xoay) trong mọi câu, vì chưa có ngữ cảnh nào chạm đến nó. (Ở mô hình cộng vị trí vào embedding, như GPT-2, các vector ấy khác nhau theo vị trí, nên tương quan xác định.)
 """
@@ -450,7 +450,7 @@ Hai số trên là tỉ lệ cặp không xác định ở tầng 0: của tươ
 
 1. Nhân với số dương: cả hai không đổi. Nhân với số âm: cả hai đổi dấu.
 2. Chỉ cosine.
-3. Với mọi $r$: chỉ khi cả hai độ dời bằng 0. (Với một giá trị $r$ cụ thể, hai số có thể tình cờ trùng nhau, chẳng hạn khi $r=1$ và $m_i=m_j$.) Nếu chỉ một độ dời bằng 0 thì $\cos=r/\sqrt{1+m^2}$, nhỏ hơn về độ lớn khi $r\ne0$.
+3. Với mọi $r$: chỉ khi cả hai độ dời bằng 0. (Với một giá trị $r$ cụ thể, hai số có thể tình cờ trùng nhau, chẳng hạn khi $r=1$ và $m_i=m_j$.) Nếu chỉ một độ dời bằng 0 thì $\cos=r/\sqrt{1+m^2}$, có trị tuyệt đối nhỏ hơn $|r|$ khi $r\ne0$.
 4. Có: chọn $m_im_j=0{,}5$.
 </details>
 

@@ -13,7 +13,7 @@ r"""
 **Câu hỏi.** So sánh mọi chiều (feature) của Q, K, V với nhau, ta được một ma trận rất lớn. Làm sao lấy ra đúng các cặp Q–Q, hay đúng các cặp Q–K, mỗi cặp một lần, mà không nhầm?
 
 **Sau bài này, bạn có thể**
-- dựng mặt nạ (mask) bằng tích ngoài (outer product) của mã 1, 2, 3 và lấy tam giác trên (upper triangle);
+- dựng mặt nạ (mask) bằng tích ngoài (outer product) của mã số 1, 2, 3 và lấy tam giác trên (upper triangle);
 - giải thích vì sao 1-2-3 dùng được còn 1-2-3-4 thì không;
 - đếm số cặp trong mỗi khối bằng công thức và bằng mặt nạ;
 - chọn một khối bằng mặt nạ và bằng lát cắt (slice), rồi chứng minh hai cách cho cùng kết quả.
@@ -73,7 +73,7 @@ from helpers.teaching.widgets import mask_explorer
 r"""
 ## 1. Bốn chiều, ba loại
 
-Một mô hình tí hon: Q có 2 chiều, K có 1, V có 1. Mỗi chiều nhận một mã: Q là 1, K là 2, V là 3. Với mỗi cặp chiều, ta nhân hai mã.
+Một mô hình tí hon: Q có 2 chiều, K có 1, V có 1. Mỗi chiều nhận một mã số: Q là 1, K là 2, V là 3. Với mỗi cặp chiều, ta nhân hai mã số.
 
 **Dự đoán.** Số nào xuất hiện ở ô (chiều 1, chiều 2), đếm từ 0, tức một chiều của Q gặp chiều của K? Và ở ô K gặp V?
 """
@@ -115,7 +115,7 @@ print(BLOCKS)
 r"""
 ## 2. Vì sao là 1, 2, 3?
 
-Mã của khối là tích hai mã. Muốn đọc ngược từ tích ra khối, sáu tích phải khác nhau từng đôi một.
+Mã số của khối là tích hai mã số. Muốn đọc ngược từ tích ra khối, sáu tích phải khác nhau từng đôi một.
 """
 
 # %% [markdown] lang="en"
@@ -140,10 +140,10 @@ print({product: pairs for product, pairs in products([1, 2, 3, 4]).items() if le
 
 # %% [markdown] lang="vi"
 r"""
-Với 1, 2, 3 mỗi tích đến từ đúng một cặp. Thêm mã 4 thì $1\times4=2\times2$: khối "phần thứ nhất gặp phần thứ tư" bị lẫn với khối "phần thứ hai gặp chính nó". Không có lỗi nào báo cho bạn biết.
+Với 1, 2, 3 mỗi tích đến từ đúng một cặp. Thêm mã số 4 thì $1\times4=2\times2$: khối “phần thứ nhất gặp phần thứ tư” bị lẫn với khối “phần thứ hai gặp chính nó”. Không có lỗi nào báo cho bạn biết.
 
 ### Bài tập 3.1
-Giả sử ta so cả đầu ra O của attention, tức bốn phần Q, K, V, O. Hãy tìm bốn mã nguyên dương sao cho cả **mười** tích (kể cả một phần gặp chính nó) khác nhau từng đôi một. Gán vào `four_codes`.
+Giả sử ta so cả đầu ra O của attention, tức bốn phần Q, K, V, O. Hãy tìm bốn mã số nguyên dương sao cho cả **mười** tích (kể cả một phần gặp chính nó) khác nhau từng đôi một. Gán vào `four_codes`.
 
 *Gợi ý:* số nguyên tố; hoặc thử bằng hàm `products`.
 """
@@ -167,7 +167,7 @@ check("3.1", four_codes)
 # @title Lời giải 3.1 · Solution 3.1
 four_codes = [1, 2, 3, 5]
 
-check("3.1", four_codes)
+check("3.1", four_codes, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -218,7 +218,7 @@ figure = plot_matrix_mask(qkv.sizes)
 
 # %% [markdown] lang="vi"
 r"""
-Bấm vào tên một khối: các ô của khối ấy sáng lên, phía trên là mã và số cặp. **Dự đoán trước khi bấm:** khối nào lớn nhất, khối nào nhỏ nhất? (Các nút cần một kernel Jupyter đang chạy; hình tĩnh ngay dưới cho thấy trạng thái ban đầu.)
+Bấm vào tên một khối: các ô của khối ấy sáng lên, phía trên là mã số và số cặp. **Dự đoán trước khi bấm:** khối nào lớn nhất, khối nào nhỏ nhất? (Các nút cần một kernel Jupyter đang chạy; hình tĩnh ngay dưới cho thấy trạng thái ban đầu.)
 """
 
 # %% [markdown] lang="en"
@@ -260,7 +260,7 @@ check("3.2", n_qv, n_kk)
 n_qv = (32 * 64) * (8 * 64)
 n_kk = (8 * 64) * (8 * 64 - 1) // 2
 
-check("3.2", n_qv, n_kk)
+check("3.2", n_qv, n_kk, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -289,11 +289,11 @@ figure = plot_similarity(similarity.cpu()[kept][:, kept], few, "cosine", title)
 
 # %% [markdown] lang="vi"
 r"""
-Đỏ là gần +1, xanh lam là gần −1. Sọc đậm là những chiều có độ dời trung bình (mean offset) lớn so với độ lệch chuẩn (standard deviation), sọc nhạt là những chiều có độ dời nhỏ. Các chiều ở sọc đậm "giống" hoặc "ngược" với rất nhiều chiều khác cùng một lúc. Hình không cho biết *bao nhiêu* cặp nằm ở hai đầu; muốn biết phải đếm.
+Đỏ là gần +1, xanh lam là gần −1. Sọc đậm là những chiều có độ dời trung bình (mean offset) lớn so với độ lệch chuẩn (standard deviation), sọc nhạt là những chiều có độ dời nhỏ. Các chiều ở sọc đậm “giống” hoặc “ngược” với rất nhiều chiều khác cùng một lúc. Hình không cho biết *bao nhiêu* cặp nằm ở hai đầu; muốn biết phải đếm.
 
 ## 5. Hai cách chọn một khối
 
-Bằng mặt nạ: `similarity[mask == code]`. Bằng lát cắt: lấy đúng hình chữ nhật, rồi bỏ đường chéo và nửa dưới nếu là khối của một phần với chính nó. Cả hai đi theo từng hàng, nên phải bằng nhau *từng phần tử một*. Mỗi dòng in ra: khối, mã, số cặp và độ lệch chuẩn của các độ tương đồng.
+Bằng mặt nạ: `similarity[mask == code]`. Bằng lát cắt: lấy đúng hình chữ nhật, rồi bỏ đường chéo và nửa dưới nếu là khối của một phần với chính nó. Cả hai đi theo từng hàng, nên phải bằng nhau *từng phần tử một*. Mỗi dòng in ra: khối, mã số, số cặp và độ lệch chuẩn của các độ tương đồng.
 """
 
 # %% [markdown] lang="en"
@@ -316,7 +316,7 @@ for block, code in BLOCKS.items():
 # %% [markdown] lang="vi"
 r"""
 ### Bài tập 3.3
-Viết `share_positive(similarity, mask, code)`: trong khối có mã `code`, tỉ lệ cặp có độ tương đồng dương là bao nhiêu? Trả về một số từ 0 đến 1.
+Viết `share_positive(similarity, mask, code)`: trong khối có mã số `code`, tỉ lệ cặp có độ tương đồng dương là bao nhiêu? Trả về một số từ 0 đến 1.
 
 *Gợi ý:* trung bình của một mảng đúng/sai là tỉ lệ phần tử đúng.
 """
@@ -344,7 +344,7 @@ def share_positive(similarity, mask, code):
     return float((similarity[mask == code] > 0).double().mean())
 
 
-check("3.3", share_positive)
+check("3.3", share_positive, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -402,8 +402,8 @@ r"""
 ## Tự kiểm tra
 1. Vì sao bỏ đường chéo? Nếu giữ lại, biểu đồ QQ thay đổi ra sao?
 2. Khối QK là cả hình chữ nhật, còn QQ chỉ là nửa trên. Có cặp nào bị đếm hai lần không?
-3. Mã 2, 3, 5 có dùng được không? Mã 1, 2, 4 thì sao?
-4. Khi K và V chỉ rộng bằng một phần ba Q, khối nào nhỏ nhất? Điều đó ảnh hưởng thế nào đến độ "nhiễu" của biểu đồ?
+3. Các mã số 2, 3, 5 có dùng được không? Các mã số 1, 2, 4 thì sao?
+4. Khi K và V chỉ rộng bằng một phần ba Q, khối nào nhỏ nhất? Điều đó ảnh hưởng thế nào đến độ “nhiễu” của biểu đồ?
 
 <details><summary>Trả lời ngắn</summary>
 
@@ -414,7 +414,7 @@ r"""
 </details>
 
 ## Tóm tắt
-- Tích ngoài của mã 1, 2, 3, lấy tam giác trên, đặt tên cho mọi cặp: QQ 1, QK 2, QV 3, KK 4, KV 6, VV 9.
+- Tích ngoài của các mã số 1, 2, 3, lấy tam giác trên, đặt tên cho mọi cặp: QQ 1, QK 2, QV 3, KK 4, KV 6, VV 9.
 - Mặt nạ và lát cắt cho cùng một kết quả; lát cắt đỡ tốn hơn; `block_histograms` thì không cần cả ma trận.
 - Mỗi bước đều có một phép kiểm tra thực sự: bước sai thì kiểm tra báo lỗi.
 

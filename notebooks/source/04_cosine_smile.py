@@ -10,7 +10,7 @@
 r"""
 # 04 · Hình nụ cười của cosine
 
-**Câu hỏi.** Tài liệu gốc của học phần (từng câu một trong `docs/source.vi.md`) khẳng định: với cùng một từ trong nhiều câu, biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều (feature) có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V; ở khối Q–K độ tương đồng cũng cao, *vì* Q và K sinh ra cho tích vô hướng (dot product); trừ trung bình (mean-centring) thì nụ cười biến mất, các khối trở nên giống nhau và trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
+**Câu hỏi.** Tài liệu gốc của học phần (từng câu một trong `docs/source.vi.md`) xét cùng một từ trong nhiều câu và khẳng định như sau. Biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V. Ở khối Q–K, độ tương đồng cũng cao, *vì* Q và K sinh ra cho tích vô hướng. Trừ trung bình (mean-centring) thì nụ cười biến mất, các khối trở nên giống nhau và trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
 
 **Sau bài này, bạn có thể**
 - tái hiện hình nụ cười ở nhiều tầng (layer), so với token đối chứng (control token) và mức nền (baseline);
@@ -66,7 +66,7 @@ from helpers import (
     token_id_of,
     wasserstein_distance,
 )
-from helpers.teaching.checks import check
+from helpers.teaching.checks import check, needs
 from helpers.teaching.plots import plot_blocks
 
 # %% [markdown] lang="vi"
@@ -163,7 +163,7 @@ def smile_index(counts, edges):
     return (ends - centre) / counts.sum(-1)
 
 
-check("4.1", smile_index)
+check("4.1", smile_index, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -325,6 +325,9 @@ Is there a smile left (claim 4)? Are the three blocks alike (claim 6)? And look 
 
 
 # %%
+needs("4.1")
+
+
 def smile(histograms, block, layer):
     return float(smile_index(histograms[block].counts[layer], histograms.edges))
 
@@ -340,6 +343,7 @@ for layer in layers:
 r = target["correlation"]
 apart = torch.stack([wasserstein_distance(r[a], r[b]) for a, b in itertools.combinations(BLOCKS, 2)]).amax(0)  # [layer]
 width = torch.stack([h.std for _, h in r.items()]).amax(0) * (len(sentences) - 1) ** 0.5  # [layer]
+needs("4.1")
 
 
 def claims(layer):
@@ -360,6 +364,7 @@ def claims(layer):
 
 
 # %%
+needs("4.1")
 for number in range(6):
     for layer in layers:
         holds, figures = claims(layer)[number]
@@ -408,7 +413,8 @@ water_positions = find_token(water_batch, token_id_of(tokenizer, " water"))
 water_qkv = capture_qkv(model, water_batch, positions=water_positions)
 water = block_histograms(water_qkv.joined(), water_qkv.sizes)
 
-check("4.2", water, model, tokenizer)
+check("4.2", water, model, tokenizer, solution=True)
+needs("4.1")
 print([f"{smile(water['cosine'], 'QQ', layer):+.2f}" for layer in layers])
 
 # %% [markdown] lang="vi"
@@ -434,11 +440,12 @@ check("4.3", widest_layer, target, control)
 
 # %% tags=["solution"]
 # @title Lời giải 4.3 · Solution 4.3
+needs("4.1")
 edges = target["cosine"].edges
 gap = smile_index(target["cosine"]["QQ"].counts, edges) - smile_index(control["cosine"]["QQ"].counts, edges)  # [layer]
 widest_layer = 1 + int(gap[1:].argmax())
 
-check("4.3", widest_layer, target, control)
+check("4.3", widest_layer, target, control, solution=True)
 
 # %% [markdown] lang="vi"
 r"""

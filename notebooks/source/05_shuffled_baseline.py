@@ -10,13 +10,13 @@
 r"""
 # 05 · Mức nền: nụ cười đến từ đâu?
 
-**Câu hỏi.** Bài 04 dùng mức nền (baseline) của tài liệu gốc: xáo trộn (shuffle) *mọi* phần tử, và được một hình chuông. Nhưng phép xáo trộn ấy phá nhiều thứ cùng lúc. Trung bình (mean) của từng chiều (feature), hay sự ghép cặp giữa các chiều: thứ nào làm nên hình nụ cười (smile)?
+**Câu hỏi.** Bài 04 dùng mức nền (baseline) của tài liệu gốc: xáo trộn (shuffle) *mọi* phần tử, và được một hình chuông. Nhưng phép xáo trộn ấy phá nhiều thứ cùng lúc. Trung bình của từng chiều, hay sự ghép cặp giữa các chiều: thứ nào làm nên hình nụ cười (smile)?
 
 **Sau bài này, bạn có thể**
 - chọn mức nền phân biệt được trung bình với sự ghép cặp;
 - chuyển nụ cười từ cosine sang tương quan chỉ bằng cách đổi dấu vector của cả câu;
 - cho biết phân phối theo giả thuyết không (null) rộng bao nhiêu với $n$ câu, và tránh cái bẫy $n$ nhỏ;
-- đọc thận trọng các phép đối chứng (từ khác, dấu chấm, mô hình chưa huấn luyện), và nhận ra khi nào một mẫu thật ra là hai nhóm.
+- nhận định thận trọng về các phép đối chứng (từ khác, dấu chấm, mô hình chưa huấn luyện), và nhận ra khi nào một mẫu thật ra là hai nhóm.
 
 **Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 02 và 04.
 """
@@ -212,7 +212,7 @@ def shuffle_columns(x, generator):
     return torch.stack(columns, dim=1)  # [sample, feature]
 
 
-check("5.1", shuffle_columns)
+check("5.1", shuffle_columns, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -311,7 +311,7 @@ check("5.2", n_needed)
 # @title Lời giải 5.2 · Solution 5.2
 n_needed = 1 + round(1 / 0.05**2)
 
-check("5.2", n_needed)
+check("5.2", n_needed, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -487,7 +487,7 @@ print(f"{say('đã huấn luyện', 'trained')}   {middle} |m| {float(m.median()
 
 # %% [markdown] lang="vi"
 r"""
-Kết quả này phụ thuộc vào *cách khởi tạo*: với SmolLM2-135M, ở tầng này mô hình chưa huấn luyện không cười, vì độ dời tương đối $|m|$ còn nhỏ. Kiến trúc khác, hoặc cách khởi tạo khác, có thể cười mà chưa học gì. Vậy “huấn luyện tạo ra nụ cười” là nói quá: $|m|$ chỉ cho biết, với mô hình này và cách khởi tạo này, độ dời tương đối có lớn lên trong quá trình huấn luyện hay không.
+Kết quả này phụ thuộc vào *cách khởi tạo*: với SmolLM2-135M, ở tầng này mô hình chưa huấn luyện không cười, vì độ dời tương đối $|m|$ còn nhỏ. Với kiến trúc khác, hoặc cách khởi tạo khác, mô hình có thể cười mà chưa học gì. Vậy “huấn luyện tạo ra nụ cười” là nói quá: $|m|$ chỉ cho biết, với mô hình này và cách khởi tạo này, độ dời tương đối có lớn lên trong quá trình huấn luyện hay không.
 
 ### Bài tập 5.3
 Viết `flip_sentences(x, generator)`: nhân mỗi hàng của `x` (`[sample, feature]`) với +1 hoặc −1 ngẫu nhiên, cùng một dấu cho cả hàng.
@@ -521,7 +521,7 @@ def flip_sentences(x, generator):
     return x * signs
 
 
-check("5.3", flip_sentences)
+check("5.3", flip_sentences, solution=True)
 
 # %%
 shuffled = shuffle_within_features(x, generator)  # sanity check: every column keeps its values

@@ -76,7 +76,7 @@ from helpers import (
 from helpers.capture import ADAPTERS
 from helpers.experiments.edit import recorded
 from helpers.experiments.interventions import massive_tokens, real_tokens
-from helpers.teaching.checks import check
+from helpers.teaching.checks import check, needs
 from helpers.teaching.plots import plot_depth, plot_one_curve
 from helpers.teaching.widgets import centring_explorer
 
@@ -123,7 +123,7 @@ def partial_centre(x, a):
     return x - a * x.mean(dim=-2, keepdim=True)
 
 
-check("6.1", partial_centre)
+check("6.1", partial_centre, solution=True)
 
 # %%
 model, tokenizer = load_model()
@@ -135,6 +135,7 @@ qkv = capture_qkv(model, batch, layers=layer, positions=positions)
 sizes, x = qkv.sizes, qkv.joined()[0]  # [sample, feature]: one sample per sentence
 print(model.provenance, "·", label("layer"), layer, "·", f"n = {n}")
 
+needs("6.1")
 for a in (0, 0.25, 0.5, 0.75, 0.9, 1):
     cosine = block_histograms(partial_centre(x, a), sizes, measures="cosine")["cosine"]
     print(f"a = {a:4.2f}   S ", *(f"{block} {float(smile_index(cosine[block])):+.2f}" for block in ("QQ", "KK", "VV")))
@@ -275,7 +276,7 @@ def split(x, word):
     return common, mean - common, x - mean
 
 
-check("6.2", split)
+check("6.2", split, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -289,6 +290,9 @@ Split all words with 10 or more occurrences (mostly function words and punctuati
 
 
 # %%
+needs("6.2")
+
+
 def energy_shares(z, word):
     """Common mean, word, context: shares of the energy of Q, K, V, `[part, 3]`; z `[sample, F]`."""
     common, own, context = split(z / z.square().mean(dim=0).sqrt(), word)
@@ -305,6 +309,7 @@ assert ((shares.sum(dim=-1) - 1).abs() < 1e-4).all()
 
 # %%
 places = sorted({layer, max(1, n_layer // 3), max(1, n_layer // 2)})
+needs("6.2")
 for at in places:
     figures = (f"   {part} " + " ".join(f"{s:.2f}" for s in row) for part, row in zip("QKV", shares[at]))
     print(label("layer"), f"{at:2d}", *figures)
@@ -345,6 +350,7 @@ def judged(holds):
     return f"{label(f'verdict_{name}'):14s} {int(holds.sum()):2d}/{len(holds)} {label('layers')}"
 
 
+needs("6.2")
 common, own, context = shares[1:].unbind(dim=-1)  # each [layer - 1, part]
 rest = context / (own + context)
 more, less = rest[:, 2] - rest[:, :2].amax(dim=1), common[:, :2].amin(dim=1) - common[:, 2]
@@ -376,7 +382,7 @@ adapter, modules, inputs = ADAPTERS[model.config.model_type], attention_modules(
 def project(h, at):
     """Q, K, V `[F]` of one input `[n_embd]` at a layer, bias included."""
     outputs = [modules[at].get_submodule(name)(h) for name in adapter.projections]
-    return torch.cat(adapter.split(outputs[0], model.config.num_attention_heads) if adapter.split else outputs, dim=-1)
+    return torch.cat(adapter.split(outputs[0], model.config) if adapter.split else outputs, dim=-1)
 
 
 with ExitStack() as hooks:
@@ -544,7 +550,7 @@ def participation_ratio(x):
     return float(gram.trace() ** 2 / gram.square().sum())
 
 
-check("6.3", participation_ratio)
+check("6.3", participation_ratio, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -602,6 +608,7 @@ The source's last claim, that offsets are “the *code* that the model runs on�
 """
 
 # %%
+needs("6.1")
 full = block_histograms(partial_centre(x, 1), sizes, measures="cosine")["cosine"]["QQ"]  # sanity check
 assert abs(float(smile_index(full)) - float(smile_index(histograms["correlation"]["QQ"]))) < 1e-3
 print("✓")

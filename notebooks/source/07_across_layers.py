@@ -66,7 +66,7 @@ from helpers import (
 from helpers.capture import attention_layers
 from helpers.experiments.edit import recorded
 from helpers.experiments.takes import takes
-from helpers.teaching.checks import check
+from helpers.teaching.checks import check, needs
 from helpers.teaching.plots import plot_depth, plot_layer_histograms
 from helpers.teaching.widgets import layer_explorer
 
@@ -128,7 +128,7 @@ def matrix_gigabytes(n_layer, sizes):
     return 2 * n_layer * sum(sizes) ** 2 * 4 / 1e9
 
 
-check("7.1", matrix_gigabytes)
+check("7.1", matrix_gigabytes, solution=True)
 for name, n, shape in (("SmolLM2-135M", 30, (576, 192, 192)), ("GPT-2 XL", 48, (1600, 1600, 1600))):
     print(f"{name:14s}{matrix_gigabytes(n, shape):.2f} GB")
 
@@ -143,7 +143,7 @@ Chỉ số nụ cười $S=P(|s|>0{,}8)-P(|s|<0{,}2)$ như ở bài 04. **Tầng
 1. **Nụ cười khép lại theo chiều sâu:** ở mỗi khối, trung bình của $S$ (cosine, token đích) ở tầng sâu thấp hơn ở tầng nông ít nhất 0,1.
 2. **Token đích cười rõ hơn token đối chứng (control token):** ở mỗi khối, tại mọi tầng từ 1 trở đi, $S$ của token đích lớn hơn ít nhất 0,05.
 3. **Trừ trung bình (mean-centring) thì không còn nụ cười:** với hệ số tương quan (correlation coefficient), $S<0$ ở mọi khối, tại mọi tầng từ 1 trở đi.
-4. **Nụ cười khép vì độ phân tán tăng, không phải vì độ dời giảm:** từ tầng nông đến tầng sâu, độ dời của mỗi phần còn lại ít nhất 0,9 lần, trong khi độ phân tán tăng lên ít nhất 1,2 lần.
+4. **Nụ cười khép vì độ phân tán tăng, không phải vì độ dời giảm:** từ tầng nông đến tầng sâu, độ dời ở Q, ở K và ở V đều còn ít nhất 0,9 lần mức ban đầu, trong khi độ phân tán tăng lên ít nhất 1,2 lần.
 
 Ở khẳng định 2 và 3, điều gì đúng ở hơn nửa số tầng nhưng không phải ở mọi tầng thì ghi “đúng một phần”.
 
@@ -208,7 +208,7 @@ Kích thước trên là `[tầng, khoảng chia]`.
 
 ## 4. Bản đồ nhiệt của cosine
 
-Mỗi hàng điểm ảnh là biểu đồ tần suất (histogram) của một tầng, nhìn từ trên xuống: màu là mật độ (density), theo một thang logarit chung cho mọi hình con (panel), kể cả ở mục 5. Màu tím (thưa hơn) chuyển sang cam (dày hơn) tại 0,5, mật độ của phân phối đều.
+Mỗi hàng điểm ảnh là biểu đồ tần suất (histogram) của một tầng, như nhìn từ trên cao: màu là mật độ (density), theo một thang logarit chung cho mọi hình con (panel), kể cả ở mục 5. Màu tím (thưa hơn) chuyển sang cam (dày hơn) tại 0,5, mật độ của phân phối đều.
 
 **Dự đoán.** Nụ cười là hai vệt cam ở hai mép. Đi từ trên xuống dưới, chúng sẽ nhạt dần hay đứt ở một tầng nào đó? Khối nào nhạt sớm nhất?
 """
@@ -283,7 +283,7 @@ Mỗi dòng in ra (nếu có) là một khối vẫn cười *sau khi* đã tr�
 
 ## 6. Độ dời hay độ phân tán?
 
-**Độ dời** trong bài này là của *một từ*: trung bình qua các lần xuất hiện của “ her”. Đó là $c+\delta_w$ của bài 06: trung bình chung (lấy trên mọi token thường) cộng với phần riêng của từ.
+**Độ dời** trong bài này là của *một từ*: trung bình qua các lần xuất hiện của " her". Đó là $c+\delta_w$ của bài 06: trung bình chung (lấy trên mọi token thường) cộng với phần riêng của từ.
 
 Theo bài 02, cosine của hai chiều không tương quan chỉ phụ thuộc vào $m=\mu/\sigma$: trung bình chia cho độ lệch chuẩn (standard deviation). Tỉ số ấy có thể nhỏ đi theo hai cách: $\mu$ giảm, hoặc $\sigma$ tăng.
 
@@ -325,7 +325,7 @@ def relative_offset(x):
     return ratio.median(dim=-1).values  # [layer]
 
 
-check("7.2", relative_offset)
+check("7.2", relative_offset, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -339,6 +339,7 @@ r"""
 
 # %%
 moments = {}
+needs("7.2")
 for part in "QKV":
     x = target_parts[part].double()  # [layer, sample, feature]
     offset = x.mean(dim=1).square().mean(dim=-1).sqrt()  # [layer]
@@ -398,7 +399,7 @@ check("7.3", closing_layer, target)
 positive = (smile_target[:, 0] > 0).nonzero()  # [layers with S > 0, 1]
 closing_layer = 1 + int(positive.max()) if len(positive) else 0
 
-check("7.3", closing_layer, target)
+check("7.3", closing_layer, target, solution=True)
 print(closing_layer)
 
 # %% [markdown] lang="vi"
@@ -433,7 +434,7 @@ for number, where, share, figures in lines:
 r"""
 Mỗi dòng: số của khẳng định, khối hoặc phần, phán quyết, con số quyết định: (1) mức giảm của $S$; (2) số tầng mà token đích hơn ít nhất 0,05; (3) số tầng có $S<0$; (4) độ dời và độ phân tán ở tầng sâu gấp mấy lần ở tầng nông.
 
-Trung bình trên một phần ba số tầng san phẳng mọi thứ xảy ra bên trong: khẳng định 1 cho biết $S$ giảm bao nhiêu, không cho biết giảm *ở đâu*.
+Lấy trung bình trên một phần ba số tầng thì không còn thấy gì xảy ra bên trong: khẳng định 1 cho biết $S$ giảm bao nhiêu, không cho biết giảm *ở đâu*.
 
 ## 9. Nhạt dần hay sụt một bậc?
 
@@ -443,7 +444,7 @@ Q, K, V của một tầng tính từ đầu vào của nó. Vậy thay đổi t
 
 Hãy nhìn cả token đầu tiên của câu. Ở nhiều tầng của một mô hình đã huấn luyện, nó là **điểm hút chú ý (attention sink)**: các token sau dồn phần lớn trọng số vào nó, dù trong mô hình nhân quả nó không thấy token nào khác và không biết gì về ngữ cảnh. Khi ấy nó thường là **token khổng lồ** (bài 05): luồng dư (residual stream) của nó dài hơn 2,5 lần trung vị của mọi token thật ở cùng tầng. Ta tìm những token như thế theo độ dài, không theo vị trí.
 
-**Dự đoán.** Ở nơi $S$ sụt, “ her” nhìn token đầu tiên nhiều hơn hay ít hơn so với ở nơi khác?
+**Dự đoán.** Ở nơi $S$ sụt, " her" nhìn token đầu tiên nhiều hơn hay ít hơn so với ở nơi khác?
 """
 
 # %% [markdown] lang="en"
@@ -499,7 +500,7 @@ Trong ngoặc (nếu từ tầng nông đến tầng sâu có giảm): mức gi�
 
 ## 10. Cái gì làm nên bậc sụt?
 
-Hai tầng của bậc sụt có trong danh sách ấy không? Dù có, đó mới chỉ là *đi cùng nhau*. Muốn biết nguyên nhân thì phải can thiệp (intervention). Ta **loại bỏ** đầu ra của attention tại “ her” bằng cách *thay bằng trung bình* (tiếng Anh: *mean ablation*): trong mọi câu, đầu ra ấy trở thành trung bình của nó qua các câu. Phần mà attention ghi giống nhau vào mọi câu thì còn; phần khác nhau, tức ngữ cảnh, thì mất.
+Hai tầng của bậc sụt có trong danh sách ấy không? Dù có, đó mới chỉ là *đi cùng nhau*. Muốn biết nguyên nhân thì phải can thiệp (intervention). Ta **loại bỏ** đầu ra của attention tại " her" bằng cách *thay bằng trung bình* (tiếng Anh: *mean ablation*): trong mọi câu, đầu ra ấy trở thành trung bình của nó qua các câu. Phần mà attention ghi giống nhau vào mọi câu thì còn; phần khác nhau, tức ngữ cảnh, thì mất.
 
 Hook ở bài 01 chỉ đứng xem. Hook dưới đây *trả về* một giá trị, và PyTorch lấy giá trị ấy thay cho đầu ra.
 """
@@ -536,7 +537,7 @@ def mean_ablated(modules):
 
 # %% [markdown] lang="vi"
 r"""
-**Ngưỡng đặt trước.** Ở tầng $l+2$, mỗi phép loại bỏ *trả lại* một phần của mức giảm $S_l-S_{l+2}$. Attention của hai tầng ấy là nguyên nhân nếu loại bỏ nó trả lại ít nhất một nửa (ở QQ), còn hai phép đối chứng thì không: loại bỏ attention ở *mọi* tầng từ 1 đến ngay trước bậc sụt, hoặc loại bỏ MLP ở chính hai tầng ấy.
+**Ngưỡng đặt trước.** Ở tầng $l+2$, mỗi phép loại bỏ *trả lại* một phần của mức giảm $S_l-S_{l+2}$. Attention của hai tầng ấy là nguyên nhân nếu việc loại bỏ nó trả lại ít nhất một nửa (ở QQ), còn hai phép đối chứng thì không: loại bỏ attention ở *mọi* tầng từ 1 đến ngay trước bậc sụt, hoặc loại bỏ MLP ở chính hai tầng ấy.
 
 **Dự đoán.** Loại bỏ attention ở hai tầng, hay ở mọi tầng trước đó: cách nào giữ được nụ cười?
 """
@@ -609,14 +610,14 @@ r"""
 
 <details><summary>Trả lời ngắn</summary>
 
-1. Chưa có ngữ cảnh. Với RoPE, token đích ở đó là hằng số trên mọi câu: $S=1$ do cách dựng; đưa vào sẽ thổi phồng trung bình của tầng nông. Với vị trí cộng vào embedding, chỉ có vị trí lên tiếng.
+1. Chưa có ngữ cảnh. Với RoPE, token đích ở đó là hằng số trên mọi câu: $S=1$ do cách dựng; đưa vào sẽ thổi phồng trung bình của tầng nông. Với vị trí cộng vào embedding, chỉ vị trí tạo ra khác biệt.
 2. Trung bình giảm, hoặc độ lệch chuẩn tăng. Vẽ riêng hai thứ, như ở mục 6.
 3. Thay bất cứ đầu ra nào bằng trung bình cũng làm các câu giống nhau hơn. Chỉ khi cùng phép sửa ấy ở chỗ khác không có tác dụng như vậy thì mới quy được tác dụng ấy cho *hai tầng này* và cho *attention*.
 </details>
 
 ## Tóm tắt
 - Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), nụ cười khép lại theo chiều sâu ở mọi khối. Độ dời của từ hầu như không nhỏ đi (dòng 4 của phán quyết): độ phân tán quanh nó tăng lên.
-- Nó không nhạt dần đều: phần lớn mức giảm nằm ở một bậc sụt gồm hai tầng liền nhau, nơi “ her” ít nhìn token đầu tiên (mục 9).
+- Nó không nhạt dần đều: phần lớn mức giảm nằm ở một bậc sụt gồm hai tầng liền nhau, nơi " her" ít nhìn token đầu tiên (mục 9).
 - Nguyên nhân của bậc sụt là attention của chính hai tầng ấy, nơi ngữ cảnh đi vào: loại bỏ nó thì phần lớn nụ cười trở lại. Loại bỏ attention ở các tầng trước đó, hay MLP ở hai tầng ấy, thì không được như vậy (mục 10).
 - “Trừ trung bình thì nụ cười mất” và “token đích cười rõ hơn token đối chứng” đúng ở gần hết các tầng, không phải ở *mọi* tầng (dòng 2 và 3).
 

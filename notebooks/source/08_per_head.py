@@ -65,7 +65,7 @@ from helpers import (
     token_id_of,
 )
 from helpers.experiments.interventions import rotary_half
-from helpers.teaching.checks import check
+from helpers.teaching.checks import check, needs
 from helpers.teaching.plots import plot_depth, plot_head_maps, plot_heads
 
 # %% [markdown] lang="vi"
@@ -134,7 +134,7 @@ def by_head(q, k, v, d_head):
     return torch.cat([q, k, v], dim=-1)
 
 
-check("8.1", by_head)
+check("8.1", by_head, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -151,6 +151,7 @@ Where the query heads of a group share their key and value head, their KK, VV an
 """
 
 # %%
+needs("8.1")
 x_target = by_head(target_qkv.q, target_qkv.k, target_qkv.v, d_head)  # [layer, head, sample, 3 * d_head]
 sizes = (d_head, d_head, d_head)
 heads = block_histograms(x_target, sizes)
@@ -200,7 +201,7 @@ def share_within(n_head, d_head):
     return n_head * math.comb(d_head, 2) / math.comb(n_head * d_head, 2)
 
 
-check("8.2", share_within)
+check("8.2", share_within, solution=True)
 print(f"QQ {share_within(n_query, d_head):.0%}   KK {share_within(n_key, d_head):.0%}   ({math.comb(d_head, 2)})")
 
 # %% [markdown] lang="vi"
@@ -224,6 +225,7 @@ def index_of(counts, edges):
     return (counts[..., middle > 0.8].sum(-1) - counts[..., middle < 0.2].sum(-1)) / counts.sum(-1)
 
 
+needs("8.1")
 for block in ("QQ", "KK", "VV"):
     within = heads["cosine"][block].counts[:, :: step[block]].sum(dim=1)  # [layer, bins]
     across = pooled["cosine"][block].counts - within
@@ -235,7 +237,7 @@ for block in ("QQ", "KK", "VV"):
 
 # %% [markdown] lang="vi"
 r"""
-Nếu gần như tầng nào cũng không khác, thì xét theo *cosine*, ranh giới giữa các đầu hầu như không thấy được: độ dời trung bình (mean offset) của từ, tức trung bình của mỗi chiều qua các lần xuất hiện của “ her”, làm nên cosine của hai chiều, dù chúng cùng đầu hay khác đầu. Điều đó *không* có nghĩa là mọi đầu giống nhau: các đầu có thể khác nhau mà trung bình vẫn thế.
+Nếu gần như tầng nào cũng không khác, thì xét theo *cosine*, ranh giới giữa các đầu hầu như không thấy được: độ dời trung bình (mean offset) của từ, tức trung bình của mỗi chiều qua các lần xuất hiện của " her", làm nên cosine của hai chiều, dù chúng cùng đầu hay khác đầu. Điều đó *không* có nghĩa là mọi đầu giống nhau: các đầu có thể khác nhau mà trung bình vẫn thế.
 
 ## 3. Bản đồ nhiệt: $S$ theo đầu và theo tầng
 
@@ -252,6 +254,7 @@ If they differ at almost no layer, then for the *cosine* the borders between hea
 """
 
 # %%
+needs("8.1")
 figure = plot_head_maps(
     {block: smile[block] for block in ("QQ", "QK", "KK", "VV")}, "smile_index", title=model.provenance
 )
@@ -266,7 +269,7 @@ Hình này *không* cho biết sự khác nhau giữa các đầu có lớn hơn
 
 Cần một mức nền (baseline) dành riêng cho câu hỏi này: xáo trộn (shuffle) thứ tự các chiều *trong* Q, trong K, trong V, rồi cắt thành các nhóm cùng kích thước. Mọi con số vẫn là của mô hình; chỉ ranh giới giữa các đầu là bịa ra. Ta cắt như thế 19 lần. Nếu ranh giới không có ý nghĩa gì thì ở *một* tầng, các đầu thật vượt cả 19 lần với xác suất 1/20. Nhưng ta xem nhiều tầng: cứ 20 tầng lại có chừng một tầng như thế do may rủi.
 
-**Quy tắc đặt trước.** Các đầu thật *thắng* ở một tầng nếu độ lệch chuẩn (standard deviation) của $S$ giữa các đầu lớn hơn độ lệch chuẩn ấy của *mọi* lần cắt. Trên toàn mô hình, các đầu “khác nhau thật” nếu chúng thắng ở nhiều tầng (không kể tầng 0) đến mức riêng may rủi chỉ có dưới 5% khả năng cho ra chừng ấy, tính theo phân phối nhị thức (mỗi tầng 1/20, coi các tầng là độc lập). Xét riêng khối QQ, với cosine và với hệ số tương quan (correlation coefficient).
+**Quy tắc đặt trước.** Các đầu thật *thắng* ở một tầng nếu độ lệch chuẩn (standard deviation) của $S$ giữa các đầu lớn hơn độ lệch chuẩn ấy của *mọi* lần cắt. Trên toàn mô hình, các đầu “khác nhau thật” nếu chúng thắng ở nhiều tầng (không kể tầng 0) đến mức riêng may rủi chỉ làm được như thế với xác suất dưới 5%, tính theo phân phối nhị thức (mỗi tầng 1/20, coi các tầng là độc lập). Xét riêng khối QQ, với cosine và với hệ số tương quan (correlation coefficient).
 
 Ở mô hình có bước xoay (rotary step), cắt tùy ý như vậy còn xé rời những cặp chiều được quay cùng nhau. Vì thế có thêm cách cắt thứ hai: mỗi chiều giữ nguyên chỗ *bên trong đầu* và không rời chiều còn lại của cặp (nếu có), chỉ đổi từ đầu này sang đầu khác.
 
@@ -316,6 +319,7 @@ def smile_within(q, measure):
 
 # %%
 cuts = {}  # {kind of cut: {measure: [cut, layer, head]}}
+needs("8.1")
 for kind, keep_place in ((say("cắt tùy ý", "blind cuts"), False), (say("giữ chỗ trong đầu", "places kept"), True)):
     groups = [random_groups(target_qkv.q, keep_place) for _ in range(n_cut)]
     cuts[kind] = {measure: torch.stack([smile_within(q, measure) for q in groups]) for measure in heads}
@@ -327,6 +331,7 @@ mean = (n_layer - 1) / (n_cut + 1)
 print(say(f"riêng may rủi: trung bình {mean:.1f} tầng, 95% trường hợp không quá {most}",
           f"chance alone: {mean:.1f} layers in the mean, at most {most} in 95% of the cases"))  # fmt: skip
 curves = {}
+needs("8.1")
 for kind, smiles_of in cuts.items():
     for measure in heads:
         real = smile_within(target_qkv.q, measure).std(dim=-1)  # [layer]
@@ -367,6 +372,7 @@ We take the layer at a tenth of the depth, as in notebook 04. Each dot is a head
 
 # %%
 layer = max(1, n_layer // 10)
+needs("8.1")
 
 
 def all_smiles(x):  # [head, sample, 3 * d_head] -> [block, head]
@@ -390,6 +396,7 @@ for block, interval in intervals.items():
     )
 
 # %%
+needs("8.1")
 off = (smile_index(pooled["cosine"]["QQ"]) - smile["QQ"].mean(dim=-1))[1:].abs()  # [layer - 1]
 print(f"QQ  |{label('pooled')} − {label('head_mean')}| ≤ {off.max():.2f}  ({n_layer - 1} {label('layers')})")
 parts = [part[layer] for part in (target_qkv.q, target_qkv.k, target_qkv.v)]
@@ -427,22 +434,25 @@ Put into `heads_outside` the list of the numbers of the query heads whose jackkn
 """
 
 # %% tags=["exercise"]
+needs("8.1")
 heads_outside = ...
 
 check("8.3", heads_outside, intervals["QQ"], pooled_smile["QQ"])
 
 # %% tags=["solution"]
 # @title Lời giải 8.3 · Solution 8.3
+needs("8.1")
 qq = intervals["QQ"]
 outside = (qq.low > pooled_smile["QQ"]) | (qq.high < pooled_smile["QQ"])  # [head]
 heads_outside = outside.nonzero().flatten().tolist()
 
-check("8.3", heads_outside, intervals["QQ"], pooled_smile["QQ"])
+check("8.3", heads_outside, intervals["QQ"], pooled_smile["QQ"], solution=True)
 low, high = bands["QQ"].quantile(0.05), bands["QQ"].quantile(0.95)
 beyond = ((qq.estimate < low) | (qq.estimate > high)).nonzero().flatten().tolist()
 print(heads_outside, say("ngoài dải xám:", "outside the grey band:"), beyond)
 
 # %%
+needs("8.1")
 for block in ("KK", "VV", "KV"):  # sanity check: heads that share a key head are copies, and no pair is lost
     counts = heads["cosine"][block].counts.unflatten(1, (n_key, group))  # [layer, key head, copy, bins]
     assert (counts == counts[:, :, :1]).all(), block

@@ -78,11 +78,11 @@ from helpers.experiments.interventions import (
 )
 from helpers.experiments.takes import takes
 from helpers.experiments.word_swap import WordSlot
-from helpers.teaching.checks import check
+from helpers.teaching.checks import check, needs
 from helpers.teaching.plots.interventions import decide, plot_distance, plot_doses, plot_swap
 
 model, tokenizer = load_model()
-takes(model, causal=True)
+takes(model, causal=True, plain=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -170,7 +170,7 @@ def swap_offset(x, mine, other):
     return x - mine.mean(dim=1, keepdim=True) + other.mean(dim=1, keepdim=True)
 
 
-check("9.1", swap_offset)
+check("9.1", swap_offset, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -188,6 +188,9 @@ def halves(model):
     """The place of " her" in the sentences for the means, and in those that are measured."""
     batches = [encode(tokenizer, chosen) for chosen in (sentences[0::2], sentences[1::2])]
     return [WordSlot(model, batch, find_token(batch, ids[" her"])) for batch in batches]
+
+
+needs("9.1")
 
 
 def edits_of(slots, word, wrong):
@@ -211,6 +214,9 @@ def edits_of(slots, word, wrong):
 
 
 # %%
+needs("9.1")
+
+
 def swap(slots, word, wrong, names):
     """KL [sentence] from the run with `word`, for some edits of the run with " her"."""
     goal, edits = slots[1].predict(ids[word]), edits_of(slots, word, wrong)
@@ -231,11 +237,13 @@ assert float(patched.abs().max()) < 1e-5  # the edit is right
 table(swaps, names)
 
 # %%
+needs("9.1")
 shown, n = ("unedited", "offset_swapped", "deviation_swapped", *controls), len(patched)
 title = f"{model.provenance} · “ her” → … · n = {n} {label('sentences')}"
 figure = plot_swap({w: {name: kl[name] for name in shown} for w, kl in swaps.items()}, controls=controls, title=title)
 
 # %%
+needs("9.1")
 removed = {name: [1 - float(kl[name].mean() / kl["unedited"].mean()) for kl in swaps.values()] for name in names[1:]}
 interval = {}
 for name, shares in removed.items():
@@ -253,6 +261,7 @@ fewer = copy.deepcopy(model.config)
 fewer.num_hidden_layers = max(1, n_layer // 3)
 untrained = halves(type(model)(fewer).to(model.device).eval())  # the same architecture, random weights
 origin = ("unedited", "offset_swapped", "only_layer_0")
+needs("9.1")
 trained = {**swaps[" water"], **swap(slots, " water", " him", origin[2:])}
 sides = (
     (say("đã luyện", "trained"), trained),
@@ -281,6 +290,7 @@ Now no word is replaced: at the place of " her" we take just one part out of K a
 """
 
 # %%
+needs("9.1")
 x, unedited = slots[1].capture(ids[" her"]), slots[1].predict(ids[" her"])
 mean = {part: v.mean(dim=1, keepdim=True) for part, v in slots[0].capture(ids[" her"]).items()}  # [layer, 1, feature]
 c = {part: common[part].unsqueeze(1) for part in "KV"}
@@ -386,7 +396,7 @@ figure = plot_doses(harm, SMALL, draws, strict, anchor, title=f"{model.provenanc
 r"""
 Đường màu: bỏ trung bình chung, liều tăng dần; hình thoi và hình vuông: các đối chứng, ở cùng một liều; đường nét đứt: máy đoán chưa đọc văn bản. Phía trên đường nét đứt thì mô hình không còn là *thiếu thông tin* nữa mà là *hỏng*. Giả sử $c$ cũng chỉ là một vector ngẫu nhiên: cứ sáu lần vẫn có một lần nó hại hơn cả năm vector kia. Hãy xem hai loại đối chứng cách nhau bao xa: nếu loại khắt khe còn hại hơn $c$, thì cái hại là *độ dài ở những cặp chiều ấy*, chứ không phải chính vector $c$.
 
-*Mean ablation* chỉ giữ $c$, loại bỏ phần riêng của từ và phần do ngữ cảnh; *zero ablation* (gán bằng 0) loại bỏ cả $c$. Ở đâu mean ablation tệ gần như chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
+*Mean ablation* chỉ giữ $c$, loại bỏ phần riêng của từ và phần do ngữ cảnh; *zero ablation* (gán bằng 0) loại bỏ cả $c$. Ở đâu mean ablation tệ gần bằng lúc chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
 
 ## 4. Khóa: softmax triệt tiêu hằng số
 
@@ -433,7 +443,7 @@ def added(q, c):
     return q @ c / q.shape[-1] ** 0.5
 
 
-check("9.2", added)
+check("9.2", added, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -554,6 +564,7 @@ Three numbers: KL with the vector subtracted; KL with the sinks' weights clamped
 """
 
 # %%
+needs("9.1")
 print(say("Độ dời của từ, tại chỗ của từ:", "The word's offset, at its place:"))
 print(f"  {say('mang thông tin từ nào đứng đó', 'carries which word stood there')}: {answer[carries]}", end="   ")
 alone = {part: answer[decide(*interval[f"only_{part.lower()}"], HALF)] for part in "KV"}
@@ -567,7 +578,7 @@ print(f"  K   {label('after_rotary')}, {say('bị triệt tiêu', 'cancelled')}:
 
 # %% [markdown] lang="vi"
 r"""
-Vậy “độ dời là mã” đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q ở đó chỉ chính token ấy dùng: các token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là một *thiết lập* mà mô hình được huấn luyện xoay quanh, và bảng cho biết Q, K hay V cần đúng vector ấy. Trên SmolLM2-135M, nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nụ cười không phải là thước đo của mã.
+Vậy “độ dời là mã” đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q ở đó chỉ chính token ấy dùng: các token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là một *thiết lập* mà cả mô hình đã được huấn luyện cho khớp, và bảng cho biết Q, K hay V cần đúng vector ấy. Trên SmolLM2-135M, nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nụ cười không phải là thước đo của mã.
 
 Tất cả chỉ đo trên một mô hình, năm từ, một kiểu câu tiếng Anh ngắn; vài từ thay vào thì câu sai ngữ pháp. (GPT-2: hãy chạy khi có kết nối tới Hub.)
 """
@@ -596,7 +607,7 @@ r"""
 
 1. Q ở đó chỉ quyết định chính token ấy đọc gì; các token sau thấy vị trí ấy qua K và V, mà ở mọi tầng, K và V đã được đặt thẳng vào.
 2. Hằng số không mang thông tin, nhưng *phần biến thiên* của K quanh hằng số ấy thì có.
-3. Như một động cơ bị tháo một con ốc: mọi thứ còn lại đã được huấn luyện quanh con ốc ấy. Con ốc không phải là thông điệp.
+3. Như một động cơ bị tháo một con ốc: mọi thứ còn lại đã được huấn luyện cho khớp với con ốc ấy. Con ốc không phải là thông điệp.
 </details>
 
 ## Tóm tắt

@@ -65,12 +65,12 @@ from helpers import (
 )
 from helpers.experiments.interventions import edit_layers, in_double, real_tokens, rotary_half, turn_pairs
 from helpers.experiments.takes import takes
-from helpers.teaching.checks import check
+from helpers.teaching.checks import check, needs
 from helpers.teaching.plots import plot_conditions
 from helpers.teaching.plots.interventions import plot_pairs
 
 model, tokenizer = load_model()
-takes(model, causal=True)
+takes(model, causal=True, plain=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -123,7 +123,7 @@ def gauge(q, k, m):
     return q @ m, k @ torch.linalg.inv(m).mT
 
 
-check("10.1", gauge)
+check("10.1", gauge, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -332,11 +332,11 @@ def pair_share(x, half):
     return (of_mean[:half] + of_mean[half : 2 * half]) / (energy[:half] + energy[half : 2 * half])
 
 
-check("10.2", pair_share)
+check("10.2", pair_share, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
-**Dự đoán.** Trung bình chiếm phần lớn hơn ở các cặp xoay nhanh (bên trái) hay ở các cặp xoay chậm (bên phải)? Q và K có giống nhau không?
+**Dự đoán.** Trung bình chiếm tỉ lệ cao hơn ở các cặp xoay nhanh (bên trái) hay ở các cặp xoay chậm (bên phải)? Q và K có giống nhau không?
 """
 
 # %% [markdown] lang="en"
@@ -346,6 +346,9 @@ r"""
 
 
 # %%
+needs("10.2")
+
+
 def shares_of(captured, layer):
     """{part: [head, pair]}"""
     return {
@@ -386,6 +389,7 @@ V has more freedom: $V\to VN$, $W_O\to N^{-1}W_O$ with any invertible $N$ ($W_O$
 """
 
 # %%
+needs("10.2")
 layer = shown[0]  # sanity check: another gauge, the same shares
 with other_gauge(model, 1):
     other = capture_qkv(model, batch, layers=layer, positions=positions)

@@ -66,7 +66,7 @@ from helpers.capture import ADAPTERS
 from helpers.experiments.study import StudyError, from_environment, open_model, read_sentences, sentence_box
 from helpers.experiments.target import find_word, readable
 from helpers.experiments.verdicts import CLAIMS, choose_layer, conclude, export, judge
-from helpers.teaching.checks import check
+from helpers.teaching.checks import check, needs
 from helpers.teaching.plots import plot_blocks, plot_conditions, plot_relative_depth
 
 # %% [markdown] lang="vi"
@@ -79,7 +79,7 @@ Lần đầu, cứ chạy với các giá trị có sẵn. Sau đó sửa ô dư
 - `WORD`: từ cần xét, viết đúng như ở giữa câu.
 - `PIECE`: chỉ cần khi từ gồm nhiều token (mục 2).
 - `SENTENCES`: một danh sách; hoặc một đoạn văn bản nhiều dòng trong `'''…'''`, mỗi câu một dòng; hoặc tên một tệp UTF-8.
-- `LAYER`: tầng (layer) được vẽ kỹ; `None` là một phần mười chiều sâu, như ở bài 05 và 06.
+- `LAYER`: tầng (layer) được xét kỹ; `None` là một phần mười chiều sâu, như ở bài 05 và 06.
 
 Muốn thử tiếng Việt ngay: `WORD = "của"`, `PIECE = "last"`, `SENTENCES = load_sentences("cua")`.
 """
@@ -113,7 +113,7 @@ MODEL, WORD, PIECE, SENTENCES, LAYER = from_environment(
 
 # %% [markdown] lang="vi"
 r"""
-Không quen sửa mã? Dán các câu vào hộp văn bản dưới đây (mỗi câu một dòng), rồi chạy các ô *sau* nó. Hộp để trống thì `SENTENCES` ở trên được dùng.
+Không quen sửa ô mã? Dán các câu vào hộp văn bản dưới đây (mỗi câu một dòng), rồi chạy các ô *sau* nó. Hộp để trống thì `SENTENCES` ở trên được dùng.
 """
 
 # %% [markdown] lang="en"
@@ -211,7 +211,7 @@ def last_of_word(ids, pieces):
     return None
 
 
-check("11.1", last_of_word)
+check("11.1", last_of_word, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
@@ -229,7 +229,7 @@ n = len(target.positions)
 controls = target.batch["input_ids"].gather(1, target.control.unsqueeze(1))  # [sentence, 1]
 print(f"“{target.word}” = {' + '.join(target.pieces)}   {label('target')}: {target.pieces[-1]}")
 print(say("số câu", "sentences"), n)
-print(say("số đoạn văn bản khác nhau mà nó thấy", "different texts that it sees"), target.n_distinct)
+print(say("số đoạn văn bản khác nhau mà token đích thấy", "different texts that it sees"), target.n_distinct)
 print(say("số token đối chứng khác nhau", "different control tokens"), len(controls.unique()))
 
 # %% [markdown] lang="vi"
@@ -417,7 +417,7 @@ Cùng những câu ấy, cùng từ ấy, thêm một mô hình thứ hai. Nếu
 
 Bộ tách token của BERT này đổi chữ hoa thành chữ thường và bỏ dấu tiếng Việt: “của” thành “cua”. Mô hình này được huấn luyện trên tiếng Anh; với câu tiếng Việt, kết quả của nó chỉ nên coi là để tham khảo.
 
-**Dự đoán.** Bộ mã hóa có cười không? Càng sâu càng cười nhiều hay ít hơn? (Mục này chỉ vẽ $S$; nó không nói mô hình nào tốt hơn.)
+**Dự đoán.** Bộ mã hóa có cười không? Càng vào sâu thì cười nhiều hơn hay ít hơn? (Mục này chỉ vẽ $S$; nó không nói mô hình nào tốt hơn.)
 """
 
 # %% [markdown] lang="en"
@@ -518,7 +518,7 @@ def share_of_bias(bias, offset):
     return float(bias @ offset / (offset @ offset))
 
 
-check("11.2", share_of_bias)
+check("11.2", share_of_bias, solution=True)
 
 
 # %%
@@ -530,10 +530,11 @@ def bias_of(model, layer):
         projection = attention.get_submodule(name)
         none = projection.bias is None
         parts.append(torch.zeros(projection.out_features, device=model.device) if none else projection.bias)
-    return torch.cat(adapter.split(parts[0], model.config.num_attention_heads) if adapter.split else parts)
+    return torch.cat(adapter.split(parts[0], model.config) if adapter.split else parts)
 
 
 shares = {part: {} for part in "QKV"}
+needs("11.2")
 for name, (who, (vectors, _, shape)) in models.items():
     offsets = vectors.mean(dim=1)  # [layer, F]
     for part, at in part_slices(shape).items():
@@ -579,13 +580,13 @@ r"""
 1. Vì sao với từ gồm nhiều token ta chọn token cuối mà không chọn token đầu?
 2. Có 30 câu nhưng chỉ 4 đoạn đầu khác nhau, mô hình nhân quả. Cỡ mẫu thật là bao nhiêu?
 3. Con số quyết định vượt ngưỡng, nhưng khoảng tin cậy vắt qua ngưỡng. Bạn viết gì?
-4. Hai mô hình cùng có $S>0$ ở QQ. Có được kết luận rằng chúng "dùng chung một mã" không?
+4. Hai mô hình cùng có $S>0$ ở QQ. Có được kết luận rằng chúng “dùng chung một mã” không?
 
 <details><summary>Trả lời ngắn</summary>
 
 1. Trong mô hình nhân quả, token đầu chưa thấy phần còn lại của từ; vector của nó có thể thuộc về nhiều từ khác nhau.
 2. Bốn: phần sau từ đích không ảnh hưởng gì đến Q, K, V của nó.
-3. "Ở tầng này số đo đạt ngưỡng, nhưng ngần này câu chưa đủ để phân xử." Rồi viết thêm câu và làm lại với ngưỡng cũ.
+3. “Ở tầng này số đo đạt ngưỡng, nhưng ngần này câu chưa đủ để phân xử.” Rồi viết thêm câu và làm lại với ngưỡng cũ.
 4. Không: nụ cười chỉ nói rằng mỗi chiều có độ dời lớn so với độ phân tán (spread) của nó. Nguồn gốc có thể khác nhau (bias, $W\bar h$), và biểu đồ không cho biết mô hình có dùng độ dời hay không.
 </details>
 

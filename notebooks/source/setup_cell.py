@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,11 +12,13 @@ FOLDER = "qkv-token-similarity"
 
 def find_module():
     """The folder that holds helpers/: here, above, one below, or where it was installed."""
-    places = [Path.cwd(), *Path.cwd().parents, *Path.cwd().glob("*/")]
-    installed = find_spec("helpers")
-    if installed and installed.origin:
-        places.append(Path(installed.origin).parents[1])
-    return next((str(place) for place in places if (place / "helpers" / "capture.py").is_file()), None)
+    places = [HERE, *HERE.parents]
+    with suppress(OSError):  # a folder that may not be listed
+        places += [HERE / name for name in sorted(os.listdir(HERE))]
+    with suppress(ImportError, ValueError, AttributeError, TypeError):  # something else has that name
+        places.append(Path(find_spec("helpers").origin).parents[1])
+    # os.path: what may not be opened, or hangs on a disk that is gone, is no error there
+    return next((str(place) for place in places if os.path.isfile(place / "helpers" / "capture.py")), None)
 
 
 def clone_module():
@@ -37,27 +40,36 @@ def clone_module():
     return f"{' '.join(command)}\n{done.stderr.strip()}" if done.returncode else None
 
 
+try:
+    HERE = Path.cwd()
+except OSError as error:
+    raise FileNotFoundError(
+        f"\nThư mục mà kernel Jupyter đang chạy trong đó không còn nữa, hoặc không mở được ({error}): hãy mở lại sổ tay "
+        "từ một thư mục đang có rồi khởi động lại kernel.\n"
+        f"\nThe folder that the Jupyter kernel runs in is gone, or may not be opened ({error}): open the notebook again "
+        "from a folder that exists, and restart the kernel."
+    ) from None
 found = find_module()
 if not found and REPOSITORY:
     problem = clone_module()
     found = find_module()
     if not found:
         raise RuntimeError(
-            f"\nKhông tải được học phần về {Path.cwd()}. Đã thử: {problem or 'git clone, nhưng không có helpers/'}\n"
+            f"\nKhông tải được học phần về {HERE}. Đã thử: {problem or 'git clone, nhưng không có helpers/'}\n"
             "Hãy kiểm tra kết nối mạng, kiểm tra địa chỉ và nhánh ghi trong pyproject.toml, mục [tool.qkv] (kho mã "
             f"phải công khai), xóa thư mục {FOLDER} nếu nó còn dang dở, rồi chạy lại ô này. Cách khác: dùng bản "
             "độc lập của sổ tay này (make standalone).\n"
-            f"\nThe module could not be fetched into {Path.cwd()}. Tried: {problem or 'git clone, but no helpers/'}\n"
+            f"\nThe module could not be fetched into {HERE}. Tried: {problem or 'git clone, but no helpers/'}\n"
             "Check the connection, check the address and branch in pyproject.toml, [tool.qkv] (the repository must "
             f"be public), delete the folder {FOLDER} if it is incomplete, and run this cell again. Or use the "
             "standalone version of this notebook (make standalone)."
         )
 if not found:
     raise FileNotFoundError(
-        f"\nKhông tìm thấy thư mục helpers/ của học phần: đã tìm trong {Path.cwd()}, trong các thư mục cha và các "
+        f"\nKhông tìm thấy thư mục helpers/ của học phần: đã tìm trong {HERE}, trong các thư mục cha và các "
         "thư mục con của nó. Kho mã chưa ghi địa chỉ của mình nên ô này không thể tự tải về. Có hai cách: dùng bản "
         "độc lập của sổ tay này (make standalone), hoặc ghi địa chỉ như README.vi.md hướng dẫn ở mục Colab.\n"
-        f"\nThe module's folder helpers/ was not found: looked in {Path.cwd()}, in the folders above it and in those "
+        f"\nThe module's folder helpers/ was not found: looked in {HERE}, in the folders above it and in those "
         "inside it. The repository's address is not set, so this cell cannot fetch it. Two ways out: use the "
         "standalone version of this notebook (make standalone), or set the address as README.md says under Colab."
     )

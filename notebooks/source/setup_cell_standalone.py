@@ -12,9 +12,18 @@ from pathlib import Path
 ARCHIVE = """"""
 
 if "helpers" not in sys.modules:
-    unpacked = tempfile.mkdtemp(prefix="qkv-helpers-")
-    atexit.register(shutil.rmtree, unpacked, ignore_errors=True)
-    zipfile.ZipFile(io.BytesIO(base64.b64decode(ARCHIVE))).extractall(unpacked)
+    try:
+        unpacked = tempfile.mkdtemp(prefix="qkv-helpers-")
+        atexit.register(shutil.rmtree, unpacked, ignore_errors=True)
+        zipfile.ZipFile(io.BytesIO(base64.b64decode(ARCHIVE))).extractall(unpacked)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise OSError(
+            f"\nKhông giải nén được helpers/ của học phần ({error}). Nếu đĩa đầy hoặc không ghi được: hãy dọn bớt chỗ, "
+            "hoặc đặt TMPDIR là một thư mục mà bạn được ghi. Nếu ô này đã bị sửa: hãy tải lại sổ tay.\n"
+            f"\nThe module's helpers/ could not be unpacked ({error}). If the disk is full or closed to you, free "
+            "some space, or set TMPDIR to a folder that you may write to. If this cell was changed, download the "
+            "notebook again."
+        ) from None
     sys.path.insert(0, unpacked)  # before any other package of that name
 
 import helpers
