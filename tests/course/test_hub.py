@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
+import nbformat
 import psutil
 import pytest
 
@@ -117,7 +118,7 @@ def start(home, notebooks, *options, **environment):
 
 def test_a_server_starts_with_the_notebooks_and_the_library_of_now(tmp_path):
     (tmp_path / "course" / "vi").mkdir(parents=True)
-    (tmp_path / "course" / "vi" / "01.ipynb").touch()
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "course" / "vi" / "01.ipynb")
     home = tmp_path / "qkv"
     home.mkdir()
     (home / "helpers").symlink_to(tmp_path / "where it was")

@@ -30,6 +30,7 @@ NO_PAGE = {
 BEHIND = (".kernels.", ".wheels.", ".teaching.checks.", ".survey.__main__")  # what nobody imports by name
 LOOK = """async () => {
   if (window.MathJax?.startup) await window.MathJax.startup.promise;
+  [...document.images].forEach(image => { image.loading = 'eager'; });
   await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
   const words = document.querySelector('article').cloneNode(true);
   words.querySelectorAll('pre, code, mjx-container').forEach(node => node.remove());
@@ -280,15 +281,24 @@ def test_files_of_the_explorer_hold_the_captured_vectors(site, her_qkv):
         assert (unpacked(site, "her", layer) - captured).abs().max() < 5e-5 * captured.abs().max()
 
 
+@pytest.fixture(scope="module")
+def open_explorers(browser, address):
+    """{language: page}, with what the numbers are computed of."""
+    pages = {language: explorer(browser, address, language)[0] for language in LANGUAGES}
+    for page in pages.values():
+        page.evaluate("document.querySelector('.explorer').dataset.matrix = ''")
+    return pages
+
+
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_numbers_of_the_explorer_are_those_of_helpers(browser, address, site, setting):
-    page, *_ = explorer(browser, address, "vi" if len(setting) % 2 else "en", **setting)
-    page.evaluate(
-        """() => new Promise(done => { const root = document.querySelector('.explorer'); root.dataset.matrix = '';
-        root.addEventListener('drawn', done, {once: true}); dispatchEvent(new Event('hashchange')); })"""
-    )
+def test_numbers_of_the_explorer_are_those_of_helpers(open_explorers, site, setting):
+    page = open_explorers["vi" if len(setting) % 2 else "en"]
+    link = "".join(f"&{key}={value}" for key, value in setting.items())
     state, matrix = page.evaluate(
-        "(({state, result}) => [state, [...result.matrix]])(document.querySelector('.explorer').explorer)"
+        """link => new Promise(done => { const root = document.querySelector('.explorer');
+        const show = () => done([root.explorer.state, [...root.explorer.result.matrix]]);
+        root.addEventListener('drawn', show, {once: true}); location.hash = link; })""",
+        f"{link}&at={hash(str(setting))}",
     )
     x = unpacked(site, state["word"], state["layer"])[: state["n"]]
     mixed = torch.tensor(matrix, dtype=torch.float64).view(-1, state["n"]).T  # a draw of the page's own
@@ -310,7 +320,6 @@ def test_numbers_of_the_explorer_are_those_of_helpers(browser, address, site, se
     assert smile == pytest.approx(float(smile_index(histogram)), abs=6e-4)
     assert effective == pytest.approx(float(effective_n(histogram, measure)), abs=6e-3, rel=6e-4)
     assert offset == pytest.approx([shares["QKV".index(part)] for part in dict.fromkeys(state["block"])], abs=0.51)
-    page.close()
 
 
 @pytest.mark.parametrize("language, width, dark", [("vi", 390, False), ("en", 1280, True)])
@@ -328,7 +337,7 @@ def test_explorer_works_by_keyboard_quickly_and_from_one_host(browser, address, 
         )
         before = page.evaluate(look)
         page.keyboard.press("ArrowLeft" if kind in ("n", "range") else "Space" if kind == "button" else "ArrowRight")
-        page.wait_for_timeout(60)
+        page.wait_for_function("!document.querySelector('.explorer').hasAttribute('aria-busy')")
         done[kind] = done.get(kind, False) or page.evaluate(look) != before
         redraws.append(page.evaluate("document.querySelector('.explorer').explorer.took"))
         page.keyboard.press("Tab")

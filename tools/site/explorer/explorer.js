@@ -47,6 +47,7 @@ function explorer(root, data) {
     return /^\d+$/.test(value) && +value >= least && +value <= most && +value;
   }
   function readLink() {
+    Object.assign(state, DEFAULT);
     for (const [key, value] of new URLSearchParams(location.hash.slice(1))) {
       const good = allowed[key]?.(value);
       if (good !== undefined && good !== false) state[key] = good;
