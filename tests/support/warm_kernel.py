@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import matplotlib
-from ipykernel.kernelapp import IPKernelApp
 from jupyter_client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 from nbval.kernel import RunningKernel
@@ -20,6 +19,8 @@ FORKS.set_forkserver_preload([__name__, *IMPORTED.split()])
 
 def serve(connection_file, folder):
     """Be the kernel, in `folder`, until the process is killed or the one that forked it ends."""
+    from ipykernel.kernelapp import IPKernelApp
+
     os.chdir(folder)
     matplotlib.rcParams["backend"] = INLINE  # a kernel says so in a variable, which is read when matplotlib is imported
     IPKernelApp.launch_instance(["-f", connection_file, f"--IPKernelApp.parent_handle={os.getppid()}"])

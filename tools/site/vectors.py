@@ -32,16 +32,18 @@ def captured(model, tokenizer):
     """{name: x `[layer, sample, F]`} of " her", the token before it, " water" and the last token of " của"; and sizes."""
     batch = encode(tokenizer, load_sentences("her"))
     her = find_token(batch, token_id_of(tokenizer, " her"))
+    everything = capture_qkv(model, batch)  # her and her control in one run
+    x, row = everything.joined(), torch.arange(len(her))  # [layer, sample, token, F]
     water = encode(tokenizer, load_sentences("water"))
     cua = find_word(model, tokenizer, load_sentences("cua"), "của", piece="last")
     taken = {
-        "her": (batch, her),
-        "control": (batch, control_positions(batch, her)),
         "water": (water, find_token(water, token_id_of(tokenizer, " water"))),
         "cua": (cua.batch, cua.positions),
     }
-    qkv = {name: capture_qkv(model, batch, positions=positions) for name, (batch, positions) in taken.items()}
-    return {name: part.joined().cpu() for name, part in qkv.items()}, qkv["her"].sizes
+    found = {"her": x[:, row, her], "control": x[:, row, control_positions(batch, her)]}
+    for name, (batch, positions) in taken.items():
+        found[name] = capture_qkv(model, batch, positions=positions).joined()
+    return found, everything.sizes
 
 
 def packed(x):
