@@ -50,7 +50,7 @@ HALVES = ("cos của hai nửa − cos với đối chứng", "cos of the halves
 CLAIMS = (
     Claim(">", 0, ("nụ cười ở Q và K", "a smile for Q and K"), (S_LOWEST, S_LOWEST)),
     Claim("≤", -0.1, ("V phẳng hơn", "V is flatter"), (S_V, S_V)),
-    Claim("≥", 1, ("Q–K cao", "Q–K is high"), ("|s| > 0,9: QK / mức cần có", "|s| > 0.9: QK / what it needs")),
+    Claim("≥", 1, ("Q–K cao", "Q–K is high"), ("|s| > 0.9: QK / mức cần có", "|s| > 0.9: QK / what it needs")),
     Claim("<", 0, ("trừ trung bình: hết cười", "no smile without the mean"), S_LARGEST),
     Claim("≤", 1.2, ("phần còn lại như nhiễu", "the rest like noise"), WIDTH),
     Claim("<", 0.02, ("các khối giống nhau", "the blocks become alike"), W1),
