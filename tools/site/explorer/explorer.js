@@ -215,7 +215,7 @@ function explorer(root, data) {
 
   root.replaceChildren(
     make("div", { className: "ex-stage" },
-      make("div", { className: "ex-left" }, picture, legend, table, verdict),
+      make("div", { className: "ex-left" }, picture, legend, controls.querySelector(".ex-a"), table, verdict),
       make("div", { className: "ex-right" }, controls)),
     notice, spoken);
   if (root.dataset.only !== "histogram") root.append(cloud.node, swapView({ say, number, data }));
