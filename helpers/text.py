@@ -142,21 +142,21 @@ def token_id_of(tokenizer, text):
 def tokens_at(tokenizer, text, start, end):
     """The tokens that overlap `text[start:end]`: (ids, positions, is_text).
 
-    Positions count special tokens, as `encode` does; is_text says of every token of the text that it is no special one.
+    Positions count special tokens, as `encode` does; is_text says which tokens of the whole are text (`text_tokens`).
     Raises `ValueError` where a tokenizer without offsets (`is_fast` is False) leaves open which tokens those are.
     """
     encoded = tokenizer(text, return_offsets_mapping=tokenizer.is_fast, return_special_tokens_mask=True, verbose=False)
-    ids = encoded["input_ids"]
+    ids, added, special = encoded["input_ids"], encoded["special_tokens_mask"], set(tokenizer.all_special_ids)
+    is_text = [not mark and token not in special for token, mark in zip(ids, added, strict=True)]
     if tokenizer.is_fast:
-        spans = encoded["offset_mapping"]
-        at = [i for i, (first, last) in enumerate(spans) if first < end and last > start]
-        return tuple(ids[i] for i in at), at, [first < last for first, last in spans]
-    is_text = [not special for special in encoded["special_tokens_mask"]]
+        at = [i for i, (first, last) in enumerate(encoded["offset_mapping"]) if first < end and last > start]
+        return tuple(ids[i] for i in at), at, is_text
+    own = [i for i, mark in enumerate(added) if not mark]
     before = len(text[:start].rstrip())  # the space may belong to the token
     parts = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in (text[:before], text[before:end], text[end:])]
-    if [*parts[0], *parts[1], *parts[2]] != [token for token, is_real in zip(ids, is_text, strict=True) if is_real]:
+    if [*parts[0], *parts[1], *parts[2]] != [ids[i] for i in own]:
         raise ValueError(message("no_offsets", text=text[start:end]))
-    at = [i for i, is_real in enumerate(is_text) if is_real][len(parts[0]) :][: len(parts[1])]
+    at = own[len(parts[0]) :][: len(parts[1])]
     return tuple(parts[1]), at, is_text
 
 

@@ -27,6 +27,7 @@ STAND_IN = ["from helpers import set_language", 'set_language("vi")']  # for the
 ADDRESS_LINE = re.compile(r"^REPOSITORY, BRANCH = .*$", re.MULTILINE)
 REPOSITORY_FORM = r"(https://github\.com/[A-Za-z0-9-]+/[\w.-]+(?<!\.git))?"
 BADGES = re.compile(r"(<!-- badges.*? -->\n).*?(?=<!-- /badges -->)", re.DOTALL)
+PREDICTION = ("**Dự đoán", "**Predict")  # how a text asks for one
 README_FIGURE = "readme-figure"  # the figure of this cell is shown in the README
 KEPT_TAGS = ("exercise", "solution", "setup", "nbval-ignore-output", README_FIGURE)
 

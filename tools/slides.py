@@ -25,14 +25,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
-from tools.course import LANGUAGES, ROOT, only_imports, sources, stored
+from tools.course import LANGUAGES, PREDICTION, ROOT, only_imports, sources, stored
 from tools.execute import pictures
 
 WIDTH, HEIGHT = 1280, 720
 MOST_CODE = 12  # lines of source that are shown
 MOST_LINES, LINE = 16, 78  # of text on a slide; characters of a line
 MOST_FIXED, FIXED_LINE = 19, 100  # the same for code and what it prints
-PREDICTION = ("**Dự đoán", "**Predict")
 DETAILS = re.compile(r"^<details>.*?^</details>$", re.MULTILINE | re.DOTALL)
 TEMPLATES = ROOT / "tools" / "templates"
 

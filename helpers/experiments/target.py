@@ -13,7 +13,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from helpers.capture import is_causal, longest_input
 from helpers.experiments.study import FEWEST, StudyError, cleaned
 from helpers.settings import message
-from helpers.text import SentenceBatch, encode, text_tokens, tokens_at
+from helpers.text import SentenceBatch, encode, tokens_at
 
 # Where a word begins and ends: the boundaries of Unicode (UAX 29), and those in "end.Begin", "water's" and "l'eau".
 # In scripts without spaces UAX 29 has one almost everywhere; there a word is at least whole syllables.
@@ -116,9 +116,9 @@ def word_in(tokenizer, sentence, word, pieces):
     In scripts without spaces (Chinese, Thai, ...) no longer word can be told apart that is made of whole syllables.
     """
     for match in regex.finditer(BEGIN + regex.escape(word) + END, sentence, regex.WORD | regex.IGNORECASE):
-        ids, at, _ = tokens_at(tokenizer, sentence, *match.span())
+        ids, at, is_text = tokens_at(tokenizer, sentence, *match.span())
         if ids == pieces:
-            return at, text_tokens(encode(tokenizer, [sentence]))[0].tolist()
+            return at, is_text
     return None
 
 

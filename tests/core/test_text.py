@@ -187,7 +187,7 @@ class Slow:
     is_fast = False
 
     def __init__(self, fast):
-        self.fast = fast
+        self.fast, self.all_special_ids = fast, fast.all_special_ids
 
     def __call__(self, text, return_offsets_mapping=False, **options):
         assert not return_offsets_mapping

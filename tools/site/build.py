@@ -140,15 +140,15 @@ def assemble(language, pages, tree):
     """All pages of one language side by side in the folder `tree`, as Sphinx reads them."""
     tree.mkdir(parents=True)
     shutil.copytree(HERE / "locale", tree / "locale")
+    notebooks = []
     for path, name in pages[language].items():
         if path.suffix == ".ipynb":
-            notebook = notebook_for_the_site(path, language, pages=pages, tree=tree)
-            nbformat.write(notebook, tree / f"{name}.ipynb")
+            notebooks.append(notebook_for_the_site(path, language, pages=pages, tree=tree))
+            nbformat.write(notebooks[-1], tree / f"{name}.ipynb")
         else:
             text = relink(page_text(path, language), path, language, pages, tree)
             text += contents(language, pages) if name == "index" else ""
             (tree / f"{name}.md").write_text(text, encoding="utf-8")
-    notebooks = [nbformat.read(path, as_version=4) for path in pages[language] if path.suffix == ".ipynb"]
     (tree / "predictions.md").write_text(predictions.sheet(notebooks, language), encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """Predict, then reveal: a box after each prediction of a notebook, and one sheet with all of them to print."""
 
-from tools.slides import PREDICTION
+from tools.course import PREDICTION
 
 SHEET_TITLE = {"vi": "Phiếu dự đoán", "en": "Prediction sheet"}
 SHEET_TEXT = {

@@ -19,12 +19,12 @@ import torch
 from helpers import capture_qkv, control_positions, encode, find_token, load_model, load_sentences, token_id_of
 from helpers.experiments.target import find_word
 from helpers.experiments.word_swap import WordSlot
+from helpers.settings import LANGUAGES
 
 HERE = Path(__file__).resolve().parent / "explorer"
-LANGUAGES = ("vi", "en")
 SHUFFLES = ("none", "within", "entries", "flip")
 SWAPPED = (" him", " his", " them", " Maria", " water")
-N_SENTENCES, N_LATER, N_GUESSES = 6, 8, 3  # of the swap
+N_SENTENCES, N_GUESSES = 6, 3  # of the swap
 STEPS = 32_000
 
 
@@ -47,7 +47,7 @@ def captured(model, tokenizer):
 
 
 def packed(x):
-    """Bytes of one layer `[sample, F]`, and what they are read back as."""
+    """Bytes of one layer `[sample, F]`."""
     x = x.double().numpy().T  # [feature, sample]
     mean = x.mean(axis=1).astype("<f4")
     step = (np.abs(x - mean[:, None]).max(axis=1) / STEPS).astype("<f4")
