@@ -35,6 +35,9 @@ def convert(gguf, folder):
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+    # and up to 5.17 at least it takes the first special token for the last, and joins words to their commas
+    tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
+    tokenizer.clean_up_tokenization_spaces = False
     model.hf_quantizer = None  # else save_pretrained refuses: it takes the weights for still quantised
     vars(model.config).pop("quantization_config", None)
     model.save_pretrained(str(folder))
