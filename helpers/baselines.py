@@ -27,9 +27,8 @@ def shuffle_entries(x, generator):
     >>> bool((shuffled.flatten().sort().values == x.flatten()).all())
     True
     """
-    _check_shuffle(x, generator)
-    flat = x.flatten(-2)  # [..., token * feature]
-    return flat.gather(-1, _random_order(flat.shape, -1, generator).to(x.device)).view(x.shape)
+    one_feature = x.flatten(-2).unsqueeze(-1) if x.ndim > 1 else x  # [..., sample * feature, 1]
+    return shuffle_within_features(one_feature, generator).view(x.shape)
 
 
 def shuffle_within_features(x, generator):
@@ -43,21 +42,13 @@ def shuffle_within_features(x, generator):
     >>> bool((shuffled.sort(dim=0).values == x).all())
     True
     """
-    _check_shuffle(x, generator)
-    return x.gather(-2, _random_order(x.shape, -2, generator).to(x.device))
-
-
-def _check_shuffle(x, generator):
     if not isinstance(generator, torch.Generator):
         raise TypeError(message("shuffle_generator", came=type(generator).__name__))
     if x.ndim < 2:
         raise ValueError(message("shuffle_rows", came=tuple(x.shape)))
-
-
-def _random_order(shape, dim, generator):
     # float64 keys: ties would need two equal draws among 2**53
-    keys = torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device)
-    return keys.argsort(dim=dim)
+    keys = torch.rand(x.shape, generator=generator, dtype=torch.float64, device=generator.device)
+    return x.gather(-2, keys.argsort(dim=-2).to(x.device))
 
 
 def null_density(s, n, measure):
@@ -85,9 +76,7 @@ def null_density(s, n, measure):
     freedom = _degrees_of_freedom(n, measure)
     if freedom < 1:
         raise ValueError(message(f"no_density_of_{measure}", n=n, enough=n - freedom + 1))
-    from scipy import stats  # here: most of what `import helpers` would cost
-
-    return stats.beta.pdf(np.asarray(s, dtype=np.float64), *_law(freedom))
+    return _law(freedom).pdf(np.asarray(s, dtype=np.float64))
 
 
 def null_shares(n, measure, edges):
@@ -103,9 +92,7 @@ def null_shares(n, measure, edges):
     freedom = _degrees_of_freedom(n, measure)
     if not freedom > 0:
         raise ValueError(message(f"no_shares_of_{measure}", n=n))
-    from scipy import stats  # as above
-
-    below = stats.beta.cdf(np.asarray(edges.cpu(), dtype=np.float64), *_law(freedom))  # [bins + 1]
+    below = _law(freedom).cdf(np.asarray(edges.cpu(), dtype=np.float64))  # [bins + 1]
     return torch.as_tensor(np.diff(below), device=edges.device)
 
 
@@ -115,8 +102,10 @@ def _degrees_of_freedom(n, measure):
 
 
 def _law(freedom):
-    """Both measures follow a symmetric beta distribution stretched to [-1, 1]: its two shapes, start and length."""
-    return freedom / 2, freedom / 2, -1, 2
+    """Both measures follow a symmetric beta distribution stretched to [-1, 1]."""
+    from scipy import stats  # here: most of what `import helpers` would cost
+
+    return stats.beta(freedom / 2, freedom / 2, loc=-1, scale=2)
 
 
 def cosine_from_correlation(r, m_i, m_j):

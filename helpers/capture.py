@@ -124,10 +124,8 @@ class QKV:
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
-    layers: tuple
-    """Layer numbers, in the order of the first axis."""
-    d_head: int
-    """Features per head."""
+    layers: tuple  # their numbers, in the order of the first axis
+    d_head: int  # features per head
 
     @property
     def sizes(self):

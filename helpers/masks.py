@@ -12,8 +12,7 @@ BLOCKS = {"QQ": 1, "KK": 4, "VV": 9, "QK": 2, "QV": 3, "KV": 6}
 """Block name -> code in `matrix_mask`, in the order in which figures and tables show them."""
 
 PARTS = ("Q", "K", "V")
-BLOCK_PARTS = [(PARTS.index(a), PARTS.index(b)) for a, b in BLOCKS]
-"""Places in `PARTS` of the two parts of every block."""
+BLOCK_PARTS = [(PARTS.index(a), PARTS.index(b)) for a, b in BLOCKS]  #: places in `PARTS` of both parts of each block
 
 MEASURES = ("cosine", "correlation")
 

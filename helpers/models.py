@@ -7,7 +7,7 @@ import difflib
 import os
 import platform
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -126,17 +126,13 @@ def _choice(name):
 
 def _pretrained(source, device, dtype, *, title, revision=None, download=False):
     options = {"revision": revision, "local_files_only": not download, "trust_remote_code": False}
-    source, in_cache, part = str(source), None, "config.json"
+    source, part = str(source), "config.json"
     with _quietly(download):
         try:
             config = transformers.AutoConfig.from_pretrained(source, **options)
-            if not Path(source).is_dir():
-                in_cache = try_to_load_from_cache(source, "config.json", revision=revision)
-            part = message("weights")
-            quantised = getattr(config, "quantization_config", None)
-            if quantised and not AutoHfQuantizer.supports_quant_method(
-                quantised
-            ):  # its numbers would be read as they are
+            part, quantised = message("weights"), getattr(config, "quantization_config", None)
+            # its numbers would be read as they are
+            if quantised and not AutoHfQuantizer.supports_quant_method(quantised):
                 raise OSError(message("quantised", version=transformers.__version__, method=quantised))
             architecture = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModelForCausalLM)
             if config.model_type == "t5":  # its encoder is what is captured, and runs without a text for the decoder
@@ -160,8 +156,9 @@ def _pretrained(source, device, dtype, *, title, revision=None, download=False):
         except BaseException as error:  # transformers lets out whatever it meets, tokenizers panics
             reason, advice = hub.reason_and_advice(error)
             raise OSError(message("not_loaded", title=title, part=part, reason=reason, advice=advice)) from error
-    commit = Path(in_cache).parent.name if isinstance(in_cache, str) and not revision else None  # snapshots/<commit>/
-    model.provenance = f"{title} @ {commit[:7]}" if commit else title
+    if not revision and not Path(source).is_dir():  # of the Hub: in the cache as snapshots/<commit>/config.json
+        title += f" @ {Path(try_to_load_from_cache(source, 'config.json')).parent.name[:7]}"
+    model.provenance = title
     return model, tokenizer
 
 
@@ -169,13 +166,10 @@ def _pretrained(source, device, dtype, *, title, revision=None, download=False):
 def _quietly(download):
     """Without transformers' reports, and without bars for what takes a second: both end up in stored notebooks."""
     log = transformers.utils.logging
-    bars, level = log.is_progress_bar_enabled() and not download, log.get_verbosity()
-    log.set_verbosity_error()
-    if bars:
-        log.disable_progress_bar()
-    try:
+    with ExitStack() as afterwards:
+        afterwards.callback(log.set_verbosity, log.get_verbosity())
+        log.set_verbosity_error()
+        if log.is_progress_bar_enabled() and not download:
+            afterwards.callback(log.enable_progress_bar)
+            log.disable_progress_bar()
         yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()

@@ -9,6 +9,7 @@ from pathlib import Path
 LANGUAGES = ("vi", "en")
 MESSAGES = tomllib.loads(Path(__file__).with_name("data").joinpath("messages.toml").read_text(encoding="utf-8"))
 """Key: [Vietnamese, English], with names in braces."""
+NUMBER, SWAPPED = re.compile(r"(?<![\w.,])\d+(?:,\d{3})*(?:\.\d+)?(?![.,]?\w)"), str.maketrans(".,", ",.")
 _language = "en"
 
 
@@ -35,6 +36,23 @@ def say(vi, en):
     'layer'
     """
     return unicodedata.normalize("NFC", vi if _language == "vi" else en)
+
+
+def localised(text, language=None):
+    """A text with its numbers as a language (None: the one in use) writes them; versions and numbers in words stay.
+
+    >>> set_language("vi"); localised("S = 0.38 [0.34, 0.43], n = 1,234 (0.1.2)"); set_language("en")
+    'S = 0,38 [0,34; 0,43], n = 1.234 (0.1.2)'
+    """
+    if (language or _language) == "vi":
+        text = NUMBER.sub(lambda number: number[0].translate(SWAPPED), text)
+        text = re.sub(r"(,\d+), (?=[+-]?\d)", r"\1; ", text)
+    return text
+
+
+def show(*values, **options):
+    """`print`, with the numbers in the values `localised`."""
+    print(*(localised(str(value)) for value in values), **options)
 
 
 def message(key, **facts):

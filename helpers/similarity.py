@@ -1,14 +1,11 @@
 """Cosine similarity and Pearson correlation between features, over samples (one word in many sentences, say).
 
 `cosine_similarity` and `pearson_correlation` return the whole matrix and are meant to be read.
-`block_histograms` never stores that matrix: it takes one band of rows at a time, cuts it into tiles, counts
-each tile, and gets both measures out of one product of centred features, because
+`block_histograms` never stores it, and gets both measures out of one product of centred features, because
 
     cos_ij = a_i a_j r_ij + b_i b_j      with a = std / rms and b = mean / rms of each feature
 
-(the identity of notebook 02 without a division by the standard deviation).  The moments
-are taken in `helpers.kernels.features`, the bands in `helpers.kernels.plain`: plain torch, on every device.
-Other files there have the same compiled, for a CPU and for CUDA.
+(the identity of notebook 02 without a division by the standard deviation): read `helpers.kernels.plain`.
 """
 
 import math
@@ -41,7 +38,11 @@ def _check(x, measures):
     if not x.is_floating_point():
         x = x.to(torch.float64)
     _check_finite(x)
-    _check_number(x.shape[-2], measures)
+    n, correlation = x.shape[-2], "correlation" in measures
+    if n == 1 and correlation:
+        raise ValueError(message("one_sample"))
+    if n == 1 or (n == 2 and correlation):  # every similarity is +1 or -1
+        warnings.warn(message("one_token" if n == 1 else "two_tokens"), FewSamplesWarning, stacklevel=3)
     return x
 
 
@@ -51,21 +52,8 @@ def _check_finite(x):
             total = float(x.detach().numpy().sum())
     else:
         total = float(x.detach().sum(dtype=torch.float64))
-    if math.isfinite(total):
-        return
-    infinite = ~torch.isfinite(x)
-    if not bool(infinite.any()):  # only the sum has left the range
-        return
-    first, number = tuple(infinite.nonzero()[0].tolist()), int(infinite.sum())
-    raise ValueError(message("not_finite", number=number, all=x.numel(), first=first))
-
-
-def _check_number(n, measures):
-    """Refuse one sample for the correlation; warn where every similarity is +1 or -1."""
-    if n == 1 and "correlation" in measures:
-        raise ValueError(message("one_sample"))
-    if n == 1 or (n == 2 and "correlation" in measures):
-        warnings.warn(message("one_token" if n == 1 else "two_tokens"), FewSamplesWarning, stacklevel=4)
+    if not math.isfinite(total) and len(places := torch.isfinite(x).logical_not().nonzero()):  # not the sum alone
+        raise ValueError(message("not_finite", number=len(places), all=x.numel(), first=tuple(places[0].tolist())))
 
 
 def _matrix(similarity, undefined):
@@ -126,20 +114,13 @@ def pearson_correlation(x):
 class BlockHistogram:
     """Histogram of one block of similarities; `...` = leading dimensions of x (layers, say)."""
 
-    counts: torch.Tensor
-    """int64 `[..., bins]`; +1 and -1 are in the outer bins."""
-    mean: torch.Tensor
-    """float64 `[...]`, over the defined pairs."""
-    std: torch.Tensor
-    """float64 `[...]`, population standard deviation over the defined pairs."""
-    share_above: torch.Tensor
-    """float64 `[...]`, share of the defined pairs with |s| > threshold."""
-    n_pairs: torch.Tensor
-    """int64 `[...]`, all pairs of the block: counts.sum(-1) + n_undefined."""
-    n_undefined: torch.Tensor
-    """int64 `[...]`, pairs with a constant feature (correlation) or a zero feature (cosine)."""
-    edges: torch.Tensor
-    """float64 `[bins + 1]`, from -1 to 1; bins are [a, b), the last one [a, b]."""
+    counts: torch.Tensor  #: int64 `[..., bins]`; +1 and -1 are in the outer bins
+    mean: torch.Tensor  #: float64 `[...]`, over the defined pairs
+    std: torch.Tensor  #: float64 `[...]`, population standard deviation over the defined pairs
+    share_above: torch.Tensor  #: float64 `[...]`, share of the defined pairs with |s| > threshold
+    n_pairs: torch.Tensor  #: int64 `[...]`, all pairs of the block: counts.sum(-1) + n_undefined
+    n_undefined: torch.Tensor  #: int64 `[...]`, pairs with a constant feature (correlation) or a zero feature (cosine)
+    edges: torch.Tensor  #: float64 `[bins + 1]`, from -1 to 1; bins are [a, b), the last one [a, b]
 
     @property
     def centers(self):
@@ -209,10 +190,9 @@ def block_histograms(x, sizes, *, measures=MEASURES, bins=100, threshold=0.9):
     layers = x.reshape(-1, n, n_features)
     kernel = kernel_for(x, bins)
     if kernel == "torch":
-        pairs = (_standardised(layer) for layer in layers)
-        options = {"measures": measures, "bins": bins, "threshold": threshold, "batch": batch, "device": x.device}
-        return product_histograms(pairs, sizes, n_samples=n, **options)
-    sums = compiled_sums(kernel, layers, sizes, measures, bins, threshold)
+        sums = plain_sums(map(_standardised, layers), len(layers), n, sizes, measures, bins, threshold, x.device)
+    else:
+        sums = compiled_sums(kernel, layers, sizes, measures, bins, threshold)
     return _histograms(*sums, sizes, measures, batch, n, threshold)
 
 
@@ -222,15 +202,13 @@ def _standardised(layer):
     return features, lambda i, j: z[:, i].mT @ z[:, j]
 
 
-def product_histograms(layers, sizes, *, n_samples, measures=MEASURES, bins=100, threshold=0.9, batch=(), device="cpu"):
-    """`block_histograms` in plain torch, out of anything that gives correlations: features, or co-moments.
+def product_histograms(layers, sizes, *, n_samples, measures=MEASURES, bins=100, threshold=0.9, device="cpu"):
+    """`block_histograms` of one layer in plain torch, out of anything that gives correlations, such as co-moments.
 
     Args:
-        layers: one (features, product) for each index of `batch`: `Features` `[F]`, and a function of two slices
-            that gives the correlations `[row, column]`, finite, of the features in the one with those in the other.
-        n_samples: number of samples they were taken over.
+        layers: a list of one (features, product), as in `helpers.kernels.plain.plain_sums`; all finite.
+        n_samples: number of samples they were taken over.  device: where the products are.
         sizes, measures, bins, threshold: as in `block_histograms`.
-        batch: leading dimensions of the result.  device: where the products are.
 
     >>> z, features = standardise(torch.randn(54, 8, generator=torch.Generator().manual_seed(0)))
     >>> result = product_histograms([(features, lambda i, j: z[:, i].T @ z[:, j])], (4, 2, 2), n_samples=54)
@@ -239,8 +217,8 @@ def product_histograms(layers, sizes, *, n_samples, measures=MEASURES, bins=100,
     """
     measures, bins = _check_options(measures, bins)
     sizes = check_sizes(sizes)
-    sums = plain_sums(layers, math.prod(batch), n_samples, sizes, measures, bins, threshold, device)
-    return _histograms(*sums, sizes, measures, batch, n_samples, threshold)
+    sums = plain_sums(layers, 1, n_samples, sizes, measures, bins, threshold, device)
+    return _histograms(*sums, sizes, measures, (), n_samples, threshold)
 
 
 def _histograms(counts, mean, std, above, sizes, measures, batch, n_samples, threshold):
@@ -249,15 +227,12 @@ def _histograms(counts, mean, std, above, sizes, measures, batch, n_samples, thr
     total = n_block_pairs(sizes)
     counts = counts.reshape(*counts.shape[:2], *batch, -1)
     mean, std, above = (values.reshape(*values.shape[:2], *batch) for values in (mean, std, above))
-    n_defined = counts.sum(-1)  # [measure, block, ...]
     result = {}
     for m, measure in enumerate(measures):
         blocks = {}
         for b, block in enumerate(BLOCKS):
-            n_pairs = torch.full_like(n_defined[m, b], total[block])
-            n_undefined = n_pairs - n_defined[m, b]
-            blocks[block] = BlockHistogram(
-                counts[m, b], mean[m, b], std[m, b], above[m, b], n_pairs, n_undefined, edges
-            )
+            n_defined = counts[m, b].sum(-1)  # [...]
+            n_pairs, found = torch.full_like(n_defined, total[block]), (mean[m, b], std[m, b], above[m, b])
+            blocks[block] = BlockHistogram(counts[m, b], *found, n_pairs, n_pairs - n_defined, edges)
         result[measure] = BlockHistograms(measure, blocks, edges, n_samples, threshold)
     return result

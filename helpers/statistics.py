@@ -29,11 +29,9 @@ def smile_index(histogram):
     >>> round(float(smile_index(block_histograms(torch.eye(8), (4, 2, 2))["cosine"]["QQ"])), 1)
     -1.0
     """
-    edges = histogram.edges
-    if not all(bool((edges - at).abs().min() < 1e-9) for at in (-0.8, -0.2, 0.2, 0.8)):
-        raise ValueError(message("smile_bins", bins=len(edges) - 1))
-    middle = histogram.centers.abs()  # [bins]
-    counts = histogram.counts.double()
+    middle, counts = histogram.centers.abs(), histogram.counts.double()  # [bins], [..., bins]
+    if len(middle) % 10:
+        raise ValueError(message("smile_bins", bins=len(middle)))
     ends, centre = counts[..., middle > 0.8].sum(-1), counts[..., middle < 0.2].sum(-1)
     return (ends - centre) / counts.sum(-1)
 
@@ -126,10 +124,8 @@ def jackknife(x, statistic, *, level=0.95):
     if n < 3:
         raise ValueError(message("jackknife", n=n))
     estimate = torch.as_tensor(statistic(x), dtype=torch.float64)
-    token = torch.arange(n, device=x.device)
-    left_out = torch.stack(
-        [torch.as_tensor(statistic(x[..., token != i, :]), dtype=torch.float64) for i in range(n)]
-    )  # [token, ...]
+    others = (x[..., torch.arange(n, device=x.device) != i, :] for i in range(n))
+    left_out = torch.stack([torch.as_tensor(statistic(part), dtype=torch.float64) for part in others])  # [token, ...]
     error = ((n - 1) * (left_out - left_out.mean(0)).square().mean(0)).sqrt()
     half_width = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
     return Interval(estimate, estimate - half_width, estimate + half_width, error)

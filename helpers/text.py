@@ -10,8 +10,7 @@ from transformers import BatchEncoding
 from helpers.settings import message, say
 
 DATA = Path(__file__).with_name("data")
-TARGETS = {"cua": "của"}
-"""Target words that are not the name of their set: file names are ASCII."""
+TARGETS = {"cua": "của"}  #: target words that are not the name of their set: file names are ASCII
 
 
 def sentence_sets():
@@ -52,10 +51,8 @@ def _lines(file):
 class SentenceBatch(BatchEncoding):
     """What the tokenizer returns; also the sentences, and which tokens are text.  `batch[rows]` keeps all of it."""
 
-    sentences = ()
-    """The sentences, for messages."""
-    text = None
-    """bool `[sentence, token]`, on the CPU: see `text_tokens`."""
+    sentences = ()  #: strings, for messages
+    text = None  #: bool `[sentence, token]`, on the CPU: see `text_tokens`
 
     def __getitem__(self, item):
         if isinstance(item, str):
@@ -66,8 +63,7 @@ class SentenceBatch(BatchEncoding):
         part.text = None if self.text is None else self.text[rows]
         return part
 
-    def __getstate__(self):  # for copies and other processes
-        return self.__dict__.copy()
+    __getstate__ = object.__getstate__  # all of it, for copies and other processes
 
     def __setstate__(self, state):
         self.__dict__.update(state)

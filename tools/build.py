@@ -16,10 +16,11 @@ import sys
 
 import nbformat
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tools import course
 from tools.course import LANGUAGES, assemble, only_imports, read_address, readmes, sources, stored
-from tools.execute import Job, code_cells, execute_all, pictures
+from tools.execute import Job, code_cells, execute_all, opened, pictures, seen_in
 
 MOST_KILOBYTES = 800
 
@@ -30,19 +31,12 @@ def read_times():
     return json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
 
 
-def keep_time(path, language, seconds):
-    """Write down how long the computer took for one notebook, in whole CPU seconds, in times.json."""
-    times = read_times()
-    times.setdefault(path.stem, {})[language] = round(seconds)
-    text = json.dumps(times, indent=1, sort_keys=True) + "\n"
-    (course.NOTEBOOKS / "times.json").write_text(text, encoding="utf-8")
-
-
-def smaller(png):
-    """The same pixels in fewer bytes: no alpha channel, no text, best compression."""
-    packed, image = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA")
+def smaller(picture):
+    """The same pixels in fewer bytes: no alpha channel, best compression, no text but what the picture shows."""
+    packed, words, image = io.BytesIO(), PngInfo(), opened(picture).convert("RGBA")
+    words.add_itxt("Description", seen_in(picture))
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    image.save(packed, "PNG", optimize=True)
+    image.save(packed, "PNG", optimize=True, pnginfo=words)
     return base64.b64encode(packed.getvalue()).decode()
 
 
@@ -55,13 +49,17 @@ def build(prefix):
         folder = stored(path, language).parent
         folder.mkdir(exist_ok=True)
         jobs.append(Job(title, assemble(path, language), folder, times.get(path.stem, {}).get(language, 60)))
-    for job, seconds, error in execute_all(jobs):
-        if error:
+    for job in execute_all(jobs):
+        if job.error:
             failed.append(job.title)
-            print(f"\n{job.title} failed:\n{error}", file=sys.stderr)
-        else:
-            store(*targets[job.title], job.notebook)
-            keep_time(*targets[job.title], seconds)
+            print(f"\n{job.title} failed:\n{job.error}", file=sys.stderr)
+            continue
+        path, language = targets[job.title]
+        store(path, language, job.notebook)
+        times = read_times()
+        times.setdefault(path.stem, {})[language] = round(job.took)
+        text = json.dumps(times, indent=1, sort_keys=True) + "\n"
+        (course.NOTEBOOKS / "times.json").write_text(text, encoding="utf-8")
     write_badges()
     return failed
 
@@ -70,7 +68,7 @@ def store(path, language, notebook):
     """Write an executed notebook, its pictures packed, and the figures that the README shows."""
     for cell in code_cells(notebook):
         for output in pictures(cell):
-            output.data["image/png"] = smaller(output.data["image/png"])
+            output.data["image/png"] = smaller(output)
     nbformat.write(notebook, stored(path, language))
     for image, data in readme_figures(notebook, path.stem, language).items():
         image.parent.mkdir(parents=True, exist_ok=True)
@@ -132,27 +130,22 @@ def problems():
 def _faults(path, language):
     target = stored(path, language)
     if not target.exists():
-        yield "is not built"
-        return
+        return ["is not built"]
     notebook, wanted = nbformat.read(target, as_version=4), assemble(path, language)
     code, kilobytes = code_cells(notebook), target.stat().st_size // 1000
     outputs = [output for cell in code for output in cell.outputs]
-    have, want = (
-        [(c.cell_type, c.id, c.source, c.metadata) for c in cells] for cells in (notebook.cells, wanted.cells)
-    )
-    if have != want:
-        yield "differs from its source: build it again, or --refresh if no code changed"
-    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
-        yield "was not executed in one clean run from top to bottom"
-    if any(output.output_type == "error" for output in outputs):
-        yield "holds an error output"
-    if any(output.get("name") == "stderr" for output in outputs):
-        yield "holds output on stderr (a warning or a progress bar)"
+    have, want = ([(c.cell_type, c.id, c.source, c.metadata) for c in of.cells] for of in (notebook, wanted))
+    counts, in_order = [cell.execution_count for cell in code], list(range(1, len(code) + 1))
+    faults = {
+        "differs from its source: build it again, or --refresh if no code changed": have != want,
+        "was not executed in one clean run from top to bottom": counts != in_order,
+        "holds an error output": any(output.output_type == "error" for output in outputs),
+        "holds output on stderr (a warning or a progress bar)": any(o.get("name") == "stderr" for o in outputs),
+        f"weighs {kilobytes} kB, more than {MOST_KILOBYTES}": kilobytes > MOST_KILOBYTES,
+    }
     for image, data in readme_figures(notebook, path.stem, language).items():
-        if not image.exists() or image.read_bytes() != data:
-            yield f"{image.name} is not its figure: build it again"
-    if kilobytes > MOST_KILOBYTES:
-        yield f"weighs {kilobytes} kB, more than {MOST_KILOBYTES}"
+        faults[f"{image.name} is not its figure: build it again"] = not image.exists() or image.read_bytes() != data
+    return [fault for fault, found in faults.items() if found]
 
 
 def main():

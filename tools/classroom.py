@@ -45,12 +45,8 @@ SUBMISSIONS = ROOT / "tools" / "submissions.py"  # the configuration imports it
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 FAILS = "raises-exception"  # JupyterLab runs on below such a cell
 DETAILS = re.compile(r"^<details>.*?^</details>$", re.MULTILINE | re.DOTALL)
+TEST = Template((TEMPLATES / "class_test.py.in").read_text(encoding="utf-8").rstrip("\n"))
 WORDS = yaml.safe_load((TEMPLATES / "class_words.yml").read_text(encoding="utf-8"))
-
-
-def template(name, **values):
-    """The text of a cell in tools/templates."""
-    return Template((TEMPLATES / name).read_text(encoding="utf-8").rstrip("\n")).substitute(values)
 
 
 class Parsed(NamedTuple):
@@ -87,17 +83,14 @@ def parse(source):
 
 def names(code):
     """({names that the code takes from above}, {names that it leaves}); the first may hold builtins."""
-
     needed, bound = set(), set()
     for statement in ast.parse(code).body:
         tables = [symtable.symtable(ast.unparse(statement), "cell", "exec")]
-        symbols = tables[0].get_symbols()
-        stored = {s.get_name() for s in symbols if s.is_assigned() or s.is_imported()}
-        read = {s.get_name() for s in symbols if s.is_referenced()}
-        while tables:  # global names that functions and comprehensions refer to
-            inner = tables.pop().get_children()
-            read |= {s.get_name() for t in inner for s in t.get_symbols() if s.is_global() and s.is_referenced()}
-            tables += inner
+        stored = {s.get_name() for s in tables[0].get_symbols() if s.is_assigned() or s.is_imported()}
+        for table in tables:  # and those of the functions and comprehensions inside
+            tables += table.get_children()
+        symbols = [symbol for table in tables for symbol in table.get_symbols()]
+        read = {s.get_name() for s in symbols if s.is_global() and s.is_referenced()}
         if isinstance(statement, ast.AugAssign):
             read |= stored
         elif not isinstance(statement, ast.Assign):  # for, with, def, class: the head binds before the body reads
@@ -135,14 +128,6 @@ class Ledger:
                 self.private.pop(name, None)
                 self.numbers[name] = set(stated)
         return stated
-
-    def exercise(self, asked, answer):
-        """Take note of the names that the reference answer to an exercise binds."""
-        for name in names(answer)[1] | {"right", "hint", "grade", "answered"}:  # the last are the test's
-            if name in asked.answers:
-                self.numbers[name] = {asked.number}
-            else:
-                self.private[name] = asked.number
 
 
 def instructor(notebook, language):
@@ -200,8 +185,12 @@ def graded(exercise, solution, words, ledger):
     undefined = "\n".join(f'{name} = globals().get("{name}")' for name in asked.answers)
     values = {"number": number, "needs": needs, "undefined": undefined, "judged": ", ".join(judged)}
     values |= {"title": words["test"].format(number), "answer": textwrap.indent(answer, " " * 8)}
-    test = template("class_test.py.in", **values)
-    ledger.exercise(asked, answer)
+    test = TEST.substitute(values)
+    for name in names(answer)[1] | {"right", "hint", "grade", "answered"}:  # the last are the test's
+        if name in asked.answers:
+            ledger.numbers[name] = {number}
+        else:
+            ledger.private[name] = number
     cells.append(marked(exercise, f"exercise-{at}", bool(needs), solution=True))
     cells.append(marked(new_code_cell(test, id=f"test-{at}"), f"test-{at}", True, grade=True, locked=True, points=1))
     return cells
@@ -214,6 +203,12 @@ def marked(cell, grade_id, fails, **kinds):
     kinds = dict.fromkeys(("grade", "solution", "locked", "task"), False) | kinds
     cell.metadata["nbgrader"] = {"schema_version": 3, "grade_id": grade_id, **kinds}
     return cell
+
+
+def nbgrader(folder):
+    """nbgrader on the course in a folder, as the nbgrader_config.py there says."""
+    config = PyFileConfigLoader("nbgrader_config.py", path=str(folder)).load_config()
+    return NbGraderAPI(coursedir=CourseDirectory(root=str(folder), config=config), config=config)
 
 
 def build(folder, languages=LANGUAGES):
@@ -231,8 +226,7 @@ def build(folder, languages=LANGUAGES):
     if not config.exists():
         shutil.copyfile(CONFIG, config)
     shutil.copyfile(SUBMISSIONS, folder / SUBMISSIONS.name)
-    settings = PyFileConfigLoader(config.name, path=str(folder)).load_config()
-    course = NbGraderAPI(coursedir=CourseDirectory(root=str(folder), config=settings), config=settings)
+    course = nbgrader(folder)
     for source in sorted((folder / "source").glob("*/*.ipynb")):
         assignment = source.parent.name
         done = course.generate_assignment(assignment)

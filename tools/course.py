@@ -21,13 +21,14 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 PYPROJECT = ROOT / "pyproject.toml"
 SETUP_CELL = NOTEBOOKS / "source" / "setup_cell.py"
-LANGUAGES = {"vi": "Tiếng Việt", "en": "English"}
+WORDS = tomllib.loads((ROOT / "tools" / "templates" / "words.toml").read_text(encoding="utf-8"))
+LANGUAGES = {language: words["name"] for language, words in WORDS.items()}
 LANGUAGE_LINE = re.compile(r'set_language\("\w+"\)')
 STAND_IN = ["from helpers import set_language", 'set_language("vi")']  # for the first cell, in a source
 ADDRESS_LINE = re.compile(r"^REPOSITORY, BRANCH = .*$", re.MULTILINE)
 REPOSITORY_FORM = r"(https://github\.com/[A-Za-z0-9-]+/[\w.-]+(?<!\.git))?"
 BADGES = re.compile(r"(<!-- badges.*? -->\n).*?(?=<!-- /badges -->)", re.DOTALL)
-PREDICTION = ("**Dự đoán", "**Predict")  # how a text asks for one
+PREDICTION = tuple(words["predict"] for words in WORDS.values())
 README_FIGURE = "readme-figure"  # the figure of this cell is shown in the README
 KEPT_TAGS = ("exercise", "solution", "setup", "nbval-ignore-output", README_FIGURE)
 
@@ -102,9 +103,14 @@ def read_pairs(path):
     return pairs
 
 
+def texts(path, language):
+    """The Markdown texts of a source in one language."""
+    return [content[language] for kind, content in read_pairs(path) if kind == "text"]
+
+
 def assemble(path, language):
     """The notebook of one source in one language, not executed."""
-    top = "\n\n".join(filter(None, [links(path, language), colab_link(path, language)]))
+    top = "\n\n".join(filter(None, [links(path, language), addressed("colab", path, language)]))
     cells, seen = [new_markdown_cell(top, id="links-top")], Counter()
     for kind, content in read_pairs(path):
         if kind == "text":
@@ -138,15 +144,11 @@ def links(path, language):
     """A menu of all notebooks, the neighbours at its ends, the same notebook in the other language, the glossary."""
     names = [source.stem for source in sources()]
     at = names.index(path.stem)
-    other = next(name for name in LANGUAGES if name != language)
-    parts = [f"[{name[:2]}]({name}.ipynb)" if name != path.stem else f"**{name[:2]}**" for name in names]
-    if at > 0:
-        parts.insert(0, f"[← {names[at - 1][:2]}]({names[at - 1]}.ipynb)")
-    if at + 1 < len(names):
-        parts.append(f"[{names[at + 1][:2]} →]({names[at + 1]}.ipynb)")
-    parts.append(f"[{LANGUAGES[other]}](../{other}/{path.stem}.ipynb)")
-    glossary = {"vi": "[thuật ngữ](../../docs/glossary.vi.md)", "en": "[glossary](../../docs/glossary.md)"}[language]
-    return " · ".join([*parts, glossary])
+    parts = [f"[← {name[:2]}]({name}.ipynb)" for name in names[:at][-1:]]
+    parts += [f"[{name[:2]}]({name}.ipynb)" if name != path.stem else f"**{name[:2]}**" for name in names]
+    parts += [f"[{name[:2]} →]({name}.ipynb)" for name in names[at + 1 :][:1]]
+    parts += [f"[{name}](../{other}/{path.stem}.ipynb)" for other, name in LANGUAGES.items() if other != language]
+    return " · ".join([*parts, WORDS[language]["glossary"]])
 
 
 def setup_cell(language):
@@ -163,33 +165,21 @@ def on_colab(address, notebook):
     return f"https://colab.research.google.com/github/{name}/blob/{address.branch}/{notebook}"
 
 
-def colab_link(path, language):
-    """One line that opens this notebook in Colab, as text, for the site asks no other host; "" without an address."""
+def addressed(kind, path, language):
+    """The "colab" link or the "badges" of words.toml for one notebook; "" without an address.
+
+    The link is text, for the site asks no other host.  The badges are Colab's, Binder's and those of the fork's tests.
+    """
     address = read_address()
     if not address.repository:
         return ""
-    words = {"vi": "▶ Mở bài này trong Colab", "en": "▶ Open this notebook in Colab"}[language]
-    return f"[{words}]({on_colab(address, f'notebooks/{language}/{path.stem}.ipynb')})"
-
-
-def badges(language):
-    """The badge line of a README: Colab, Binder, the fork's tests; "" without an address."""
-    address = read_address()
-    if not address.repository:
-        return ""
-    notebook = f"notebooks/{language}/{sources()[0].stem}.ipynb"
+    notebook = f"notebooks/{language}/{path.stem}.ipynb"
     name = address.repository.removeprefix("https://github.com/")
-    tests = f"{address.repository}/actions/workflows/ci.yml"
-    binder = f"https://mybinder.org/v2/gh/{name}/{address.branch}?urlpath=lab/tree/{notebook}"
-    colab, on_binder, status = {
-        "vi": ("Mở trong Colab", "Mở trong Binder", "Kiểm thử"),
-        "en": ("Open in Colab", "Open in Binder", "Tests"),
-    }[language]
-    logo = "https://colab.research.google.com/assets/colab-badge.svg"
-    return (
-        f"[![{colab}]({logo})]({on_colab(address, notebook)}) "
-        f"[![{on_binder}](https://mybinder.org/badge_logo.svg)]({binder}) "
-        f"[![{status}]({tests}/badge.svg?branch={address.branch})]({tests})"
+    return WORDS[language][kind].format(
+        colab=on_colab(address, notebook),
+        binder=f"https://mybinder.org/v2/gh/{name}/{address.branch}?urlpath=lab/tree/{notebook}",
+        tests=f"{address.repository}/actions/workflows/ci.yml",
+        branch=address.branch,
     )
 
 
@@ -197,7 +187,7 @@ def readmes():
     """{path of a README: its text with the badge line of the address}."""
     wanted = {}
     for name, language in (("README.md", "en"), ("README.vi.md", "vi")):
-        path, line = ROOT / name, badges(language)
+        path, line = ROOT / name, addressed("badges", sources()[0], language)
         parts = BADGES.split(path.read_text(encoding="utf-8"))
         if len(parts) != 3:
             raise ValueError(f"{name}: expected one line <!-- badges --> and after it <!-- /badges -->")

@@ -17,27 +17,16 @@ import unicodedata
 
 import yaml
 
+from tools import course
+from tools.benchmarks.report import between, table
 from tools.course import ROOT, read_pairs, sources
 
 DATA = ROOT / "docs" / "glossary.yml"
-LABELS = [ROOT / "helpers" / "data" / f"{name}.toml" for name in ("labels", "messages", "hints")]
+LABELS = [ROOT / "helpers" / "data" / f"{name}.toml" for name in ("labels", "messages", "claims")]
 PAGES = {"en": ROOT / "docs" / "glossary.md", "vi": ROOT / "docs" / "glossary.vi.md"}
-MARKS = "<!-- terms: begin -->", "<!-- terms: end -->"
 NEEDED = {"en": str, "vi": str, "note_en": str, "note_vi": str}
 OPTIONAL = {"also_en": list, "also_vi": list, "avoid": list, "everyday": bool, "first": bool}
-WORDS = {  # headings of the table, and what stands before the words of `avoid`
-    "en": ("English", "Vietnamese", "meaning", "Not"),
-    "vi": ("tiếng Việt", "tiếng Anh", "nghĩa", "Không viết"),
-}
-# No prose: code, mathematics, {names}, calls(), [shapes], targets of links, HTML, what an entry warns of.
-NOT_PROSE = re.compile(
-    r"(?s)```.*?```|`[^`\n]+`|\$\$.*?\$\$|\$[^$\n]+\$|\{\w+[^}]*\}|[\w.]*(?<=[\w\]])\([^)\n]*\)"
-    r"|\[[\w., ]+\](?!\()|<[^>\n]*>|https?://\S+|Không viết: [^|]*"
-)
-GLOSS = re.compile(r"\((?P<english>[a-z][A-Za-z -]*)(?:, [A-Za-z]+)?\)|\((?P<capitals>[A-Z]\w*)\)")
-VIETNAMESE = re.compile(r"[ăâđêôơưàãáèéìĩíòõóùũúýẠ-ỹ]", re.IGNORECASE)  # a string with one is Vietnamese
-# The tone of an open syllable stands on its first vowel: hóa, khỏe, tùy (quý and loại are no such syllables).
-TONE = re.compile(r"\b\w*(?:o[àảãáạèẻẽéẹ]|(?<!q)u[ỳỷỹýỵ])\b", re.IGNORECASE)
+PATTERNS = yaml.safe_load(DATA.read_text(encoding="utf-8"))["patterns"]
 
 
 def load(path=DATA):
@@ -77,34 +66,19 @@ def _avoided(term):
     return {row["text"]: row["in"] == "notebooks" for row in rows}
 
 
-def tables(data, language):
-    """Markdown: one table for each group of terms."""
-    other = "vi" if language == "en" else "en"
-    first, second, meaning, never = WORDS[language]
-    lines = []
-    for group in data["groups"]:
-        lines += ["", f"## {group[language]}", "", f"| {first} | {second} | {meaning} |", "| --- | --- | --- |"]
-        for term in group["terms"]:
-            note = term[f"note_{language}"]
-            if words := ", ".join(f"*{word}*" for word in _avoided(term)):
-                note += f" {never}: {words}."
-            cells = (f"**{term[language]}**", term[other], note)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join([*lines, ""])
-
-
 def page(language, data):
-    """The page as it should be: what stands around the marks stays."""
-    text = PAGES[language].read_text(encoding="utf-8")
-    begin, end = MARKS
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"{PAGES[language].name}: expected {begin} and then {end}, each once")
-    return f"{text[: text.index(begin)]}{begin}\n{tables(data, language)}\n{text[text.index(end) :]}"
+    """The page as it should be: one table for each group of terms, and what stands around the marks as it is."""
+    other, heading, tables = "vi" if language == "en" else "en", data["headings"][language], ""
+    for group in data["groups"]:
+        rows = [(f"**{term[language]}**", term[other], term[f"note_{language}"]) for term in group["terms"]]
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        tables += f"\n## {group[language]}\n\n{table(heading, rows)}\n"
+    return between(PAGES[language].read_text(encoding="utf-8"), "terms", tables)
 
 
 def prose(text):
     """A Markdown text with a dot for every character that is not prose; lines stay where they are."""
-    return NOT_PROSE.sub(lambda found: re.sub(r"[^\n]", "·", found.group()), text)
+    return re.sub(PATTERNS["not_prose"], lambda found: re.sub(r"[^\n]", "·", found.group()), text)
 
 
 def strings(code):
@@ -119,48 +93,40 @@ def strings(code):
             text = node.value
         else:
             continue
-        if id(node) not in skipped and VIETNAMESE.search(unicodedata.normalize("NFC", text)):
+        if id(node) not in skipped and re.search(PATTERNS["vietnamese"], unicodedata.normalize("NFC", text)):
             found.append((node.lineno, text))
     return sorted(found)
 
 
-@functools.cache
-def cells():
-    """(where, kind, content) of every cell of the sources, as `read_pairs` gives them."""
-    return [
-        (f"notebooks/source/{path.name}, cell {number}", kind, content)
-        for path in sources()
-        for number, (kind, content) in enumerate(read_pairs(path), start=1)
-    ]
+def texts():
+    """(where, kind, Vietnamese text, its English partner or None) of all; the kind is "notebooks", "code" or "pages".
 
-
-def labels():
-    """(where, Vietnamese text, English text) of every label of figures and tables, every message and every hint."""
+    Partners are the texts of the notebooks, and the rows of figures' labels and of messages.
+    """
+    for path in sources():
+        for number, (kind, content) in enumerate(read_pairs(path), start=1):
+            where = f"notebooks/source/{path.name}, cell {number}"
+            if kind == "text":
+                yield where, "notebooks", content["vi"], content["en"]
+            else:
+                code = re.sub(r"^\s*[%!].*$", "", content.source, flags=re.MULTILINE)
+                yield from ((where, "code", text, None) for _, text in strings(code))
+    for path in sorted((ROOT / "helpers").rglob("*.py")):
+        for line, text in strings(path.read_text(encoding="utf-8")):
+            yield f"{path.relative_to(ROOT).as_posix()}, line {line}", "code", text, None
     for path in LABELS:
         for key, row in tomllib.loads(path.read_text(encoding="utf-8")).items():
             for vi, en in row.values() if isinstance(row, dict) else [row]:
-                yield f"{path.relative_to(ROOT).as_posix()}, label {key!r}", vi, en
-
-
-def texts():
-    """(where, kind, text) of every Vietnamese text; the kind is "notebooks", "code" or "pages"."""
-    for where, kind, content in cells():
-        if kind == "text":
-            yield where, "notebooks", content["vi"]
-        else:
-            code = re.sub(r"^\s*[%!].*$", "", content.source, flags=re.MULTILINE)
-            yield from ((where, "code", text) for _, text in strings(code))
-    for path in sorted((ROOT / "helpers").rglob("*.py")):
-        for line, text in strings(path.read_text(encoding="utf-8")):
-            yield f"{path.relative_to(ROOT).as_posix()}, line {line}", "code", text
-    yield from ((where, "code", vi) for where, vi, _ in labels())
+                yield f"{path.relative_to(ROOT).as_posix()}, label {key!r}", "code", vi, en
     for path in sorted([*ROOT.glob("*.vi.md"), *ROOT.glob("docs/**/*.vi.md"), *ROOT.glob("tools/**/*.vi.md")]):
-        yield path.relative_to(ROOT).as_posix(), "pages", path.read_text(encoding="utf-8")
+        yield path.relative_to(ROOT).as_posix(), "pages", path.read_text(encoding="utf-8"), None
 
 
 def _found(pattern, text, where):
     """`where` with the line, and what was found there, for each match."""
-    return [(f"{where}, line {1 + text.count(chr(10), 0, found.start())}", found) for found in pattern.finditer(text)]
+    return [
+        (f"{where}, line {1 + text.count(chr(10), 0, found.start())}", found) for found in re.finditer(pattern, text)
+    ]
 
 
 @functools.cache
@@ -183,7 +149,7 @@ def wrong_words(data, where, kind, text):
     for at, found in _found(_words(*rules), text, where):
         word = " ".join(found.group().split()).casefold()
         problems.append(f"{at}: {word!r}: {rules[word]}")
-    for at, found in _found(TONE, text, where):
+    for at, found in _found(PATTERNS["tone"], text, where):
         problems.append(f"{at}: {found.group()!r}: the tone stands on the first vowel (hóa, tùy)")
     return problems
 
@@ -195,7 +161,7 @@ def wrong_glosses(data, where, kind, text):
     """
     known = {name: term for term in terms(data) for name in names(term, "en")}
     text, problems = prose(text), []
-    for at, found in _found(GLOSS, text, where):
+    for at, found in _found(PATTERNS["gloss"], text, where):
         english = found["english"] or found["capitals"]
         before = " ".join(text[max(0, found.start() - 100) : found.start()].split()).strip("*_ ")
         term = known.get(english.casefold())
@@ -206,11 +172,6 @@ def wrong_glosses(data, where, kind, text):
             words = " ".join(before.split()[-5:])
             problems.append(f"{at}: '… {words} ({english})': the glossary has {term['vi']!r}")
     return problems
-
-
-def pairs():
-    """(where, Vietnamese text, English text) of every pair of cells, and of every label."""
-    return [(where, found["vi"], found["en"]) for where, kind, found in cells() if kind == "text"] + list(labels())
 
 
 def missing_terms(data, where, vi, en):
@@ -240,12 +201,6 @@ def missing_glosses(data, where, text):
     return missing
 
 
-def notebooks():
-    """(name, all Vietnamese text) of every notebook."""
-    for path in sources():
-        yield path.stem, "\n".join(content["vi"] for kind, content in read_pairs(path) if kind == "text")
-
-
 def problems_of(data, where, kind, text):
     """What is wrong with one Vietnamese text, one line each."""
     if not unicodedata.is_normalized("NFC", text):
@@ -259,9 +214,11 @@ def problems(data):
     """Everything: pages that are not what the data gives, and texts that do not keep to the glossary."""
     stale = [path.name for language, path in PAGES.items() if path.read_text(encoding="utf-8") != page(language, data)]
     found = [f"docs/{name}: is not what glossary.yml gives: run python -m tools.glossary" for name in stale]
-    found += [line for item in texts() for line in problems_of(data, *item)]
-    found += [line for pair in pairs() for line in missing_terms(data, *pair)]
-    return found + [line for notebook in notebooks() for line in missing_glosses(data, *notebook)]
+    for where, kind, vi, en in texts():
+        found += problems_of(data, where, kind, vi) + (missing_terms(data, where, vi, en) if en else [])
+    for path in sources():
+        found += missing_glosses(data, path.stem, "\n".join(course.texts(path, "vi")))
+    return found
 
 
 def main():

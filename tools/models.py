@@ -5,13 +5,9 @@ python -m tools.models
 
 from helpers.capture import ADAPTERS, ARCHITECTURES
 from tools.benchmarks.report import between, table
-from tools.course import LANGUAGES, ROOT
+from tools.course import ROOT, WORDS
 
-HEADER = {
-    "vi": ("`model_type`", "chẳng hạn", "phép chiếu", "lấy được gì"),
-    "en": ("`model_type`", "such as", "projections", "what is captured"),
-}
-PAGES = {language: ROOT / "docs" / f"models{'.vi' * (language == 'vi')}.md" for language in LANGUAGES}
+PAGES = {language: ROOT / "docs" / f"models{'.vi' * (language == 'vi')}.md" for language in WORDS}
 
 
 def page(text, language):
@@ -22,7 +18,7 @@ def page(text, language):
         said = "; ".join(words[of] for words in [*said, *([row["note"]] if "note" in row else [])])
         names = ", ".join(f"`{name}`" for name in ADAPTERS[kind].projections)
         rows.append((f"`{kind}`", row["models"], names, said))
-    return between(text, "models", table(HEADER[language], rows))
+    return between(text, "models", table(WORDS[language]["models"], rows))
 
 
 if __name__ == "__main__":

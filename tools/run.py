@@ -21,12 +21,10 @@ NOTEBOOKS = ROOT / "notebooks"
 
 def jobs():
     """What there is to execute, with the CPU seconds that it took when it was built."""
-    times = json.loads((NOTEBOOKS / "times.json").read_text(encoding="utf-8"))
-    found = []
+    times, found = json.loads((NOTEBOOKS / "times.json").read_text(encoding="utf-8")), []
     for path in sorted(NOTEBOOKS.glob("[ve][in]/*.ipynb")):
-        language, seconds = path.parent.name, times.get(path.stem, {})
-        notebook = nbformat.read(path, as_version=4)
-        found.append(Job(f"{language}/{path.stem}", notebook, path.parent, seconds.get(language, 30)))
+        seconds = times.get(path.stem, {}).get(path.parent.name, 30)
+        found.append(Job(f"{path.parent.name}/{path.stem}", nbformat.read(path, as_version=4), path.parent, seconds))
     return found
 
 
@@ -48,24 +46,18 @@ def keep(copies, title, notebook):
     return name
 
 
-def run(work, folder):
-    """Execute jobs into `folder`; returns the titles of those that failed, having shown their errors."""
-    copies, failed = Copies(folder), []
-    for (title, notebook, *_), _, error in execute_all(work, in_turn=True):
-        if error:
-            failed.append(title)
-            print(f"\n{title} failed:\n{error}", file=sys.stderr)
-        name = keep(copies, title, notebook)
-        if name != f"{title}.ipynb":
-            print(f"\n{title}: you changed the copy in {folder.name}/, so the new one is {folder.name}/{name}")
-    return failed
-
-
 def main():
-    work = jobs()
+    work, folder, failed = jobs(), ROOT / "executed", []
     print(plan(work), flush=True)
+    copies = Copies(folder)
     try:
-        failed = run(work, ROOT / "executed")
+        for job in execute_all(work, in_turn=True):
+            if job.error:
+                failed.append(job.title)
+                print(f"\n{job.title} failed:\n{job.error}", file=sys.stderr)
+            name = keep(copies, job.title, job.notebook)
+            if name != f"{job.title}.ipynb":
+                print(f"\n{job.title}: you changed the copy in executed/, so the new one is executed/{name}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; what was finished is in executed/")
     print("\nexecuted notebooks: executed/vi and executed/en\nto work in a copy of your own: make lab")

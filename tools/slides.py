@@ -8,8 +8,11 @@ What becomes a slide follows from rules alone, so no notebook carries slide meta
     ## heading            a slide; ### a sub-slide below it; what overflows goes on to the next sub-slide
     a prediction          a sub-slide of its own, before the one with the figure
     code                  a sub-slide; its source is shown up to 12 lines, and what it prints at the next key
-    figures               a sub-slide each
+    a figure              beside its code, what that printed and how the text reads it, as far as they fit
     left out              links, set-up, imports, widgets, solutions, short answers, and what a check said
+    speaker's notes       at each prediction: what docs/teaching.md says about those of the notebook
+
+The plans of docs/teaching.md get a deck each: the sections that they name, under their minutes.
 """
 
 import argparse
@@ -26,28 +29,24 @@ from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
 from tools.course import LANGUAGES, PREDICTION, ROOT, only_imports, sources, stored
-from tools.execute import pictures
+from tools.execute import pictures, seen_in
 
 WIDTH, HEIGHT = 1280, 720
 MOST_CODE = 12  # lines of source that are shown
 MOST_LINES, LINE = 16, 78  # of text on a slide; characters of a line
 MOST_FIXED, FIXED_LINE = 19, 100  # the same for code and what it prints
+MOST_BESIDE, BESIDE_LINE = 24, 50  # the same beside a figure
+MOST_BELOW = 4.5  # lines of text below a figure that stands alone
+PLAN = re.compile(r"^\| (\d+[–-]\d+) \| (.*?) \| (.*?) \|$", re.MULTILINE)  # minutes, what, from where
 DETAILS = re.compile(r"^<details>.*?^</details>$", re.MULTILINE | re.DOTALL)
+# A heading, or what goes on to the next empty line or heading outside of code and formulas.
+BLOCK = re.compile(r"^#+ [^\n]*|(?:```.*?```|\$\$.*?\$\$|(?!\n\s*\n|\n#+ ).)+", re.MULTILINE | re.DOTALL)
 TEMPLATES = ROOT / "tools" / "templates"
 
 
 def blocks(text):
     """Paragraphs, lists, formulas and headings of a Markdown text; no short answers."""
-    found, inside = [[]], None
-    for line in DETAILS.sub("", text).strip().splitlines():
-        fence = next((mark for mark in ("```", "$$") if line.count(mark) % 2), None)
-        if fence and inside in (None, fence):
-            inside = None if inside else fence
-        if not inside and (not line.strip() or re.match(r"#+ ", line) or re.match(r"#+ ", (found[-1] or [""])[-1])):
-            found.append([])
-        if line.strip() or inside:
-            found[-1].append(line)
-    return ["\n".join(block) for block in found if block]
+    return [block.strip() for block in BLOCK.findall(DETAILS.sub("", text)) if block.strip()]
 
 
 def lines(text, length):
@@ -63,7 +62,7 @@ def height(block):
         return 3.5
     if block.startswith("|"):
         return 1.2 * lines(block, 1.1 * LINE) + 0.5
-    visible = re.sub(r"\\[a-zA-Z]+|[{}$*]", "", block)  # without the commands of its formulas
+    visible = re.sub(r"\\[a-zA-Z]+|[{}$*]|\]\(\S+?\)", "", block)  # no commands of formulas, no addresses of links
     return lines(visible, LINE) + 0.6
 
 
@@ -101,25 +100,32 @@ def left_out(cell):
     """Whether a cell has no place on the slides."""
     if cell.cell_type == "markdown":
         return cell.id.startswith("links-")
-    return (
-        only_imports(cell.source)
-        or cell.source.endswith(".widget")
-        or bool({"setup", "solution"} & {*cell.metadata.get("tags", [])})
-    )
+    hidden = {"setup", "solution"} & {*cell.metadata.get("tags", [])}
+    return bool(hidden) or only_imports(cell.source) or cell.source.endswith(".widget")
 
 
 def code(cell):
     """What is shown of a code cell: its source, then what it printed, then its figures."""
-    shown = cell.source if len(cell.source.splitlines()) <= MOST_CODE else ""
-    asked = "exercise" in cell.metadata.get("tags", [])  # what it printed says that nobody has solved it
-    figures = [] if asked else pictures(cell)
-    printed = [] if asked else [output for output in cell.outputs if output not in figures]
-    printed_text = "".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in printed)
+    short = len(cell.source.splitlines()) <= MOST_CODE and not re.fullmatch(r"\w+\.figure", cell.source)
+    shown = cell.source if short else ""
+    if "exercise" in cell.metadata.get("tags", []):
+        cell.outputs = []  # they say that nobody has solved it
+    figures = pictures(cell)
+    printed = [output for output in cell.outputs if output not in figures]
+    said = "".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in printed)
     for figure in figures:
         figure.data.pop("text/plain", None)
-    together = shown and printed and lines(shown, FIXED_LINE) + lines(printed_text, FIXED_LINE) <= MOST_FIXED
+    together = shown and printed and lines(shown, FIXED_LINE) + lines(said, FIXED_LINE) <= MOST_FIXED
+    n_lines = lines(shown, BESIDE_LINE) + lines(said, BESIDE_LINE)
+    beside = len(figures) == 1 and 0 < n_lines <= MOST_BESIDE
+    for figure in figures:  # of text, in the rest of the narrow column
+        figure.metadata["room"] = 0.42 * (MOST_BESIDE + 6 - n_lines) if beside else MOST_BELOW
+        figure.metadata["image/png"] = {"alt": seen_in(figure)}
     pieces = [("subslide", shown, []), ("fragment" if together else "subslide", "", printed)]
-    for kind, source, seen in pieces + [("subslide", "", [figure]) for figure in figures]:
+    pieces += [("-" if beside else "subslide", "", [figure]) for figure in figures]
+    for kind, source, seen in pieces:
+        if beside and seen is printed and shown:
+            kind = "-"
         if source or seen:
             metadata = {"slideshow": {"slide_type": kind}, "tags": [] if source else ["no-source"]}
             yield new_code_cell(source, outputs=seen, execution_count=1, metadata=metadata)
@@ -136,35 +142,92 @@ def parts(cell):
         yield new_markdown_cell(text, metadata={"slideshow": {"slide_type": kind}})
 
 
-def deck(notebook):
-    """The notebook of the slides: cells with slide metadata for nbconvert."""
-    cells, section = [], ""
+def deck(notebook, notes=""):
+    """The notebook of the slides: cells with slide metadata for nbconvert; `notes` for the speaker at each prediction."""
+    cells, section, room = [], "", 0  # room: lines of text that fit below the figure before
     kept = [cell for cell in notebook.cells if not left_out(cell)]
     for part in [part for cell in kept for part in parts(cell)]:
         heading = re.match(r"##? (.*)", part.source) if part.cell_type == "markdown" else None
+        asks = part.source.startswith('<div class="prediction">')
         if heading:
             section = re.sub(r"^(\d+)\.", r"\1\.", heading[1])  # a number, not a list
+        elif (
+            part.cell_type == "markdown"
+            and not asks
+            and not part.source.startswith("#")
+            and height(part.source) <= room
+        ):
+            part.metadata.slideshow.slide_type = "fragment"
         elif part.metadata.slideshow.slide_type == "subslide" and not part.source.startswith("### "):
             running = f'<div class="running">\n\n{section}\n\n</div>'
             cells.append(new_markdown_cell(running, metadata={"slideshow": {"slide_type": "subslide"}}))
             part.metadata.slideshow.slide_type = "-"  # stands below the name of its section
+        room = pictures(part)[0].metadata["room"] if part.cell_type == "code" and pictures(part) else 0
         cells.append(part)
+        if asks and notes:
+            cells.append(new_markdown_cell(notes, metadata={"slideshow": {"slide_type": "notes"}}))
     return new_notebook(cells=cells, metadata={**notebook.metadata, "title": cells[0].source.splitlines()[0][2:]})
+
+
+def teaching(language):
+    """docs/teaching.md in a language."""
+    return (ROOT / "docs" / f"teaching{'.vi' * (language == 'vi')}.md").read_text(encoding="utf-8")
+
+
+def notes_on(number, language):
+    """What the page for lecturers says on the predictions of a notebook, for the speaker."""
+    found = re.search(rf"^\*\*{number}, .*$", teaching(language), re.MULTILINE)
+    return found[0] if found else ""
+
+
+def named(place):
+    """{number of a notebook: the numbers of its sections}, or None for all, that a cell of a plan in English names."""
+    found = {}
+    for part in place.split("; "):
+        spans = re.findall(r"(\d+)(?: to (\d+))?", part[2:])
+        sections = {n for first, last in spans for n in range(int(first), int(last or first) + 1)}
+        found[part[:2]] = sections or None
+    return found
+
+
+def plans(language, decks):
+    """{name: deck} of the plans in docs/teaching.md: what they name of `decks`, {number of a notebook: its deck}."""
+    found = {}
+    english, own = (re.split(r"^## ", teaching(of), flags=re.MULTILINE) for of in ("en", language))
+    for chapter, translated in zip(english, own, strict=True):
+        rows, title = PLAN.findall(chapter), translated.splitlines()[0]
+        cells = [new_markdown_cell(f"# {title}", metadata={"slideshow": {"slide_type": "slide"}})]
+        for (minutes, _, place), (_, what, _) in zip(rows, PLAN.findall(translated), strict=True):
+            cells.append(new_markdown_cell(f"## {minutes}\n\n{what}", metadata={"slideshow": {"slide_type": "slide"}}))
+            for number, sections in named(place).items():
+                cells += sections_of(decks[number], sections)
+        if rows:
+            found[f"plan-{len(found) + 1}"] = new_notebook(cells=cells, metadata={"title": title})
+    return found
+
+
+def sections_of(deck, sections):
+    """The cells of a deck that stand in the sections of these numbers; all of it if `sections` is None."""
+    at = [0 for _ in deck.cells]
+    for i, cell in enumerate(deck.cells):
+        heading = re.match(r"## (\d+)\.", cell.source) if cell.metadata.slideshow.slide_type == "slide" else None
+        other = cell.metadata.slideshow.slide_type == "slide" and not heading
+        at[i] = int(heading[1]) if heading else 0 if other else at[i - 1] if i else 0
+    return [cell for cell, section in zip(deck.cells, at, strict=True) if sections is None or section in sections]
 
 
 def shared(folder):
     """Copy what all decks share: reveal.js (MIT) and MathJax (Apache-2.0), out of the packages that carry them."""
     reveal = Path(str(files("sphinx_revealjs"))) / "_static" / "revealjs"
-    mathjax = Path(str(files("sphinx-mathjax-offline"))) / "static" / "mathjax"
-    of_reveal = ("dist/reveal.js", "dist/reveal.css", "plugin/notes/notes.js", "LICENSE")
-    for name, package, parts_of_it in (("reveal", reveal, of_reveal), ("mathjax", mathjax, ["tex-svg-full.js"])):
+    of_reveal = [reveal / name for name in ("dist/reveal.js", "dist/reveal.css", "plugin/notes/notes.js", "LICENSE")]
+    mathjax = Path(str(files("sphinx-mathjax-offline"))) / "static" / "mathjax" / "tex-svg-full.js"
+    for name, parts_of_it in (("reveal", of_reveal), ("mathjax", [mathjax])):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for part in parts_of_it:
-            shutil.copy(package / part, folder / name)
+            shutil.copy(part, folder / name)
     (folder / "mathjax" / "README").write_text("MathJax 3, Apache License 2.0, https://www.mathjax.org\n")
     style = (TEMPLATES / "deck.css").read_text(encoding="utf-8")
-    colours = HtmlFormatter(style="default").get_style_defs(".reveal .highlight")
-    (folder / "deck.css").write_text(f"{style}{colours}\n")
+    (folder / "deck.css").write_text(f"{style}{HtmlFormatter().get_style_defs('.reveal .highlight')}\n")
 
 
 def build(folder):
@@ -176,16 +239,18 @@ def build(folder):
     for language in LANGUAGES:
         template = str(TEMPLATES / "deck.html.j2")
         exporter = SlidesExporter(config=settings, template_file=template, language_code=language)
-        for path in sources():
-            slides = deck(nbformat.read(stored(path, language), as_version=4))
-            target = folder / language / f"{path.stem}.html"
+        notebooks = {path.stem: nbformat.read(stored(path, language), as_version=4) for path in sources()}
+        decks = {name: deck(notebook, notes_on(name[:2], language)) for name, notebook in notebooks.items()}
+        decks |= plans(language, {name[:2]: slides for name, slides in decks.items()})
+        for name, slides in decks.items():
+            target = folder / language / f"{name}.html"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(exporter.from_notebook_node(slides)[0], encoding="utf-8")
             listed[f"{language}/{target.name}"] = slides.metadata.title
     shared(folder / "assets")
-    page = '<!DOCTYPE html>\n<meta charset="utf-8">\n<title>Slides</title>\n<ul>\n'
-    page += "".join(f'<li><a href="{link}">{title}</a></li>\n' for link, title in listed.items())
-    (folder / "index.html").write_text(f"{page}</ul>\n", encoding="utf-8")
+    items = "".join(f'<li><a href="{link}">{title}</a></li>\n' for link, title in listed.items())
+    page = f'<!DOCTYPE html>\n<meta charset="utf-8">\n<title>Slides</title>\n<ul>\n{items}</ul>\n'
+    (folder / "index.html").write_text(page, encoding="utf-8")
 
 
 def main():

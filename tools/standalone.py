@@ -27,17 +27,15 @@ def archive():
     with zipfile.ZipFile(packed, "w") as into:
         for path in sorted(path for path in (ROOT / "helpers").rglob("*") if path.is_file()):
             if not {"survey", "__pycache__"} & set(path.parts):
-                entry = zipfile.ZipInfo(path.relative_to(ROOT).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
-                entry.external_attr = 0o644 << 16
+                entry = zipfile.ZipInfo(path.relative_to(ROOT).as_posix())  # without the time of the file
                 into.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=9)
     return packed.getvalue()
 
 
 def first_cell(language):
     """The text of the first code cell, with `helpers/` inside."""
-    lines = textwrap.wrap(base64.b64encode(archive()).decode(), 116)
-    text = FIRST_CELL.read_text(encoding="utf-8").strip()
-    text = text.replace('ARCHIVE = """"""', 'ARCHIVE = """\n' + "\n".join(lines) + '\n"""')
+    lines = textwrap.fill(base64.b64encode(archive()).decode(), 116)
+    text = FIRST_CELL.read_text(encoding="utf-8").strip().replace('ARCHIVE = """"""', f'ARCHIVE = """\n{lines}\n"""')
     return LANGUAGE_LINE.sub(f'set_language("{language}")', text)
 
 

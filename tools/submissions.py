@@ -9,8 +9,6 @@ import os
 import re
 import shutil
 import textwrap
-from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -20,10 +18,8 @@ from nbgrader.preprocessors import DeduplicateIds, Execute, NbGraderPreprocessor
 from nbgrader.utils import is_grade, is_locked
 from traitlets import Integer
 
-with suppress(ImportError):  # Windows has no such limits
-    import resource
-
 TRIES = 6  # a notebook is run again without the cell that ended the kernel, this often
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_{0}, ({1}, {1})); del resource"  # in the kernel
 LEFT_OUT = "# Không chạy: ô này làm hỏng kernel hoặc không dừng · Left out: ended the kernel, or did not end"
 
 
@@ -51,32 +47,34 @@ def mended(submitted, released):
         keys = stated, also.get(cell.source), also.get(number and number[1])
         return next((key for key in keys if key in ours), None)
 
-    keys = [key_of(cell) for cell in submitted.cells]
-    counts, order, notes = {key: at for at, key in enumerate(keys)}, [*ours, None], []
-    counts |= {key: keys.index(key) for key in counts if key and ours[key].metadata.nbgrader.locked}
-    own, found, place = {key: [] for key in order}, {}, 0  # place: in `order`, behind the last cell of ours
-    for at, (cell, key) in enumerate(zip(submitted.cells, keys, strict=True)):
-        if key and counts[key] == at:
-            found[key], place = cell, order.index(key) + 1
-        else:  # goes with the cell of ours that follows, here or in the released notebook
-            following = next((order.index(k) for i, k in enumerate(keys) if i > at and k and counts[k] == i), len(ours))
-            new = getattr(nbformat.v4, f"new_{cell.cell_type}_cell")(cell.source)
-            new.update({name: cell[name] for name in ["attachments"] if name in cell})  # pictures in a text
-            own[order[min(place, following)]].append(new)
-    released.cells = []
-    for key in order[:-1]:
-        cell, given = ours[key], found.get(key)
+    keys, order = [key_of(cell) for cell in submitted.cells], list(ours)
+    counts = {key: at for at, key in enumerate(keys) if key}
+    counts |= {key: keys.index(key) for key in counts if is_locked(ours[key])}
+    places = [order.index(key) if key and counts[key] == at else None for at, key in enumerate(keys)]
+    own, above = [[] for _ in [*order, "end"]], 0  # the student's cells above each of ours, and at the end
+    for at, cell in enumerate(submitted.cells):
+        if places[at] is not None:
+            above = places[at] + 1
+            continue
+        below = next((place for place in places[at:] if place is not None), len(order))
+        new = getattr(nbformat.v4, f"new_{cell.cell_type}_cell")(cell.source)
+        new.update({name: cell[name] for name in ["attachments"] if name in cell})  # pictures in a text
+        own[min(above, below)].append(new)
+    released.cells, notes = [], []
+    for (key, cell), theirs in zip(ours.items(), own[:-1], strict=True):
+        given = submitted.cells[counts[key]] if key in counts else None
         kind = "thiếu · missing" if given is None else "đổi loại · retyped" if given.cell_type != "code" else None
         kind = "dán nhiều lần · pasted" if keys.count(key) > 1 else kind
-        if cell.metadata.nbgrader.locked and given is not None and given.source != cell.source:
+        if not is_locked(cell):
+            cell.source = given.source if given else ""
+        elif given and given.source != cell.source:
             kind = kind or "đã sửa, chạy bản gốc · edited, ours was run"
-        elif not cell.metadata.nbgrader.locked:
-            cell.source = "" if given is None else given.source
         notes += [f"{key}: {kind}"] * bool(kind)
-        released.cells += [*own[key], cell]
-    if list(found) != [key for key in ours if key in found]:
+        released.cells += [*theirs, cell]
+    found = [place for place in places if place is not None]
+    if found != sorted(found):
         notes.append("đã xếp lại theo thứ tự gốc · put back into order")
-    released.cells += own[None]
+    released.cells += own[-1]
     return released, notes
 
 
@@ -105,8 +103,10 @@ class Run(Execute):
     def preprocess(self, nb, resources):
         self.iopub_timeout = 30
         self.timeout_func = lambda cell: self.timeout if is_given(cell) else self.patience
+        if os.name == "posix":  # Windows has no such limits
+            lines = [LIMIT.format(what, self.memory << 30) for what in ("DATA", "FSIZE")]
+            self.extra_arguments += [f"--IPKernelApp.exec_lines={line}" for line in lines]
         for left in reversed(range(TRIES)):
-            self.sizes = Counter()
             try:
                 return super().preprocess(nb, resources)
             except (DeadKernelError, CellTimeoutError):
@@ -118,18 +118,8 @@ class Run(Execute):
                     cell.source = f"{LEFT_OUT}\n{textwrap.indent(cell.source, '# ')}"
 
     def preprocess_cell(self, cell, resources, index):
-        self.at = index
+        self.at, self.size = index, 0
         return super().preprocess_cell(cell, resources, index)
-
-    def start_new_kernel(self, **kwargs):
-        limits = {"preexec_fn": self.limit} if os.name == "posix" else {}
-        return super().start_new_kernel(**limits, **kwargs)
-
-    def limit(self):
-        """In the kernel's process, before it starts."""
-        for what in (resource.RLIMIT_DATA, resource.RLIMIT_FSIZE):
-            with suppress(ValueError):  # less is allowed already
-                resource.setrlimit(what, (self.memory << 30,) * 2)
 
     def process_message(self, msg, cell, cell_index):
         content = msg["content"]
@@ -137,9 +127,8 @@ class Run(Execute):
             content["evalue"] = content["evalue"][:1000]
             content["traceback"] = [line[:5000] for line in content["traceback"]]
         elif msg["msg_type"] not in ("status", "execute_input"):
-            before = self.sizes[cell_index]
-            self.sizes[cell_index] += sum(len(str(value)) for value in content.values())
-            if self.sizes[cell_index] > self.max_output:
+            before, self.size = self.size, self.size + sum(len(str(value)) for value in content.values())
+            if self.size > self.max_output:
                 if before <= self.max_output:
                     text = "\n… (đầu ra bị cắt · output cut)\n"
                     cell.outputs.append(nbformat.v4.new_output("stream", name="stdout", text=text))

@@ -48,10 +48,15 @@ def edit_qkv(model, layers, part, fn, *, after_rotary=False):
     if after_rotary and adapter.rotary is None:
         raise ValueError(message("no_late_edit", kind=model.config.model_type))
     hooks, projection = Hooks(), adapter.projections[0 if adapter.split else PARTS.index(part)]
+
+    def columns(output):
+        every = torch.arange(output.shape[-1], device=output.device)
+        return adapter.split(every, config)[PARTS.index(part)] if adapter.split else every
+
     with hooks, hooks:
         hooks.put(layer_stack(model), lambda *_: None)  # counts the runs
         for layer in sorted(set(layer_numbers(layers, len(modules)))):
-            edit = _Edit(part, fn, layer, adapter.split, config, after_rotary and adapter.rotary)
+            edit = _Edit(fn, layer, columns, after_rotary and adapter.rotary)
             hooks.put(modules[layer], edit.begin, before=True)
             hooks.put(modules[layer].get_submodule(projection), edit.replace_output)
         yield
@@ -62,22 +67,15 @@ def edit_qkv(model, layers, part, fn, *, after_rotary=False):
 def recorded(model, part, *, after_rotary=False):
     """Q, K or V of every layer that runs in the `with` block, where `edit_qkv` would edit them.
 
-    Yields:
-        A list that fills layer by layer; each `[sentence, token, feature]`, a copy.
+    Yields a list that fills layer by layer; each `[sentence, token, feature]`, a copy.
     """
     seen = []
-    with edit_qkv(
-        model, None, part, lambda values, _: seen.append(values.clone()) or values, after_rotary=after_rotary
-    ):
+    with edit_qkv(model, None, part, lambda x, _: seen.append(x.clone()) or x, after_rotary=after_rotary):
         yield seen
 
 
 def cached_tokens(args, kwargs, layer):
-    """How many tokens the key-value cache holds that an attention module gets; 0 without one.
-
-    Raises:
-        ValueError: a cache that does not tell.
-    """
+    """How many tokens the cache of an attention module holds, 0 without one; `ValueError` where it does not tell."""
     for name, value in (*enumerate(args), *kwargs.items()):
         if isinstance(value, Cache):
             return int(value.get_seq_length(layer))
@@ -86,26 +84,20 @@ def cached_tokens(args, kwargs, layer):
     return 0
 
 
-def rotary_function(attention):
-    """The function (q, k, cos, sin) -> (q, k) by which an attention module turns Q and K; None without a rotary step.
-
-    transformers has one in the file of each rotary architecture, always by this name, and does not hand it out.
-    """
-    return getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)
-
-
 def _turned(values, attention, cos, sin):
     """`values` `[sentence, token, feature]` after the rotary step with these cosines and sines."""
+    # transformers has it in the file of each rotary architecture, always by this name, and does not hand it out
+    rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
     d_head = getattr(attention, "head_dim", None) or attention.head_size
     heads = values.unflatten(-1, (-1, d_head)).transpose(1, 2)  # [sentence, head, token, d_head]
-    return rotary_function(attention)(heads, heads, cos, sin)[0].transpose(1, 2).flatten(2)
+    return rotate(heads, heads, cos, sin)[0].transpose(1, 2).flatten(2)
 
 
 class _Edit:
     """One edit in one layer, and its two hooks."""
 
-    def __init__(self, part, fn, layer, split, config, turned):
-        self.part, self.fn, self.layer, self.split, self.config, self.turned = part, fn, layer, split, config, turned
+    def __init__(self, fn, layer, columns, turned):
+        self.fn, self.layer, self.columns, self.turned = fn, layer, columns, turned
         self.rotation, self.n_cached = None, 0  # of the forward pass under way: rotary step, tokens not read again
 
     def begin(self, attention, args, kwargs):
@@ -116,26 +108,19 @@ class _Edit:
 
     def replace_output(self, projection, args, kwargs, output):
         """After the projection ran; output `[sentence, token, feature]`, of Q, K and V together where it is fused."""
-        if self.split is None:
-            return self.edited(output)
-        every = self.split(torch.arange(output.shape[-1], device=output.device), self.config)
-        columns = every[PARTS.index(self.part)]
-        output = output.clone()
-        output[..., columns] = self.edited(output[..., columns])
-        return output
-
-    def edited(self, values):
-        if values.ndim != 3:
-            raise ValueError(message("side_by_side", came=tuple(values.shape)))
+        if output.ndim != 3:
+            raise ValueError(message("side_by_side", came=tuple(output.shape)))
+        columns, output = self.columns(output), output.clone()
+        values = output[..., columns]
         before = _turned(values, *self.rotation) if self.turned else values
         positions = torch.arange(self.n_cached, self.n_cached + values.shape[1], device=values.device)
         after = self.fn(before.clone(), positions)
         if getattr(after, "shape", None) != before.shape:
-            came, wanted = tuple(getattr(after, "shape", ())) or type(after).__name__, tuple(before.shape)
-            raise ValueError(message("new_values", wanted=wanted, came=came))
-        after = after.to(values.dtype)
-        if not self.turned:
-            return after
-        attention, cos, sin = self.rotation
-        scale = cos.square() + sin.square()  # not 1 where the embedding is scaled, nor quite 1 after rounding
-        return values + _turned(after - before, attention, cos / scale, -sin / scale)
+            came = tuple(getattr(after, "shape", ())) or type(after).__name__
+            raise ValueError(message("new_values", wanted=tuple(before.shape), came=came))
+        if self.turned:
+            attention, cos, sin = self.rotation
+            scale = cos.square() + sin.square()  # not 1 where the embedding is scaled, nor quite 1 after rounding
+            after = values + _turned(after.to(values) - before, attention, cos / scale, -sin / scale)
+        output[..., columns] = after.to(values)
+        return output

@@ -1,10 +1,8 @@
 """What an edit of Q, K or V does to a model's predictions (notebook 09).
 
-    before = predict(model, batch)
-    with edit_qkv(model, 5, "V", lambda v, positions: 0 * v):
-        kl = effect(model, batch, before)                  # [sentence], nats per token
-
-The edit itself is `edit_qkv` of `helpers.experiments.edit`.
+before = predict(model, batch)
+with edit_qkv(model, 5, "V", lambda v, positions: 0 * v):
+    kl = effect(model, batch, before)                  # [sentence], nats per token
 """
 
 import copy
@@ -14,7 +12,7 @@ from functools import partial
 
 import torch
 
-from helpers.capture import attention_layers, attention_modules, capture_qkv, checked_inputs, is_causal, layer_stack
+from helpers.capture import attention_modules, capture_qkv, checked_inputs, is_causal, layer_stack
 from helpers.experiments.edit import cached_tokens, edit_qkv, recorded
 from helpers.masks import PARTS
 from helpers.running.hooks import Hooks
@@ -22,15 +20,15 @@ from helpers.running.inputs import real_mask, unwrapped
 from helpers.settings import message
 from helpers.text import shortened, text_tokens
 
+MASSIVE = 2.5  # times the median length of the residual stream
+
 
 @dataclass(frozen=True)
 class Predictions:
     """What a causal model predicts for every next token of a batch, the predictions one after the other."""
 
-    p: torch.Tensor
-    """Probabilities `[prediction, vocabulary]`."""
-    entropy: torch.Tensor
-    """Of each prediction, nats, float64 `[prediction]`."""
+    p: torch.Tensor  #: probabilities [prediction, vocabulary]
+    entropy: torch.Tensor  #: of each prediction, nats, float64 [prediction]
 
 
 def predict(model, batch):
@@ -43,13 +41,11 @@ def predict(model, batch):
     Raises:
         ValueError: the model has no head for the next token, or a sentence has one token only.
     """
-    short = (_has_next(batch).sum(dim=1) == 0).nonzero().flatten().tolist()
-    if short:
+    if short := (~_has_next(batch).any(dim=1)).nonzero().flatten().tolist():
         raise ValueError(message("nothing_to_predict", which=shortened(short)))
-    logits = _logits(model, batch)
-    normaliser = logits.logsumexp(dim=-1)  # [prediction]
-    p = (logits - normaliser.unsqueeze(-1)).exp_()
-    return Predictions(p, normaliser.double() - _expected(p, logits))
+    log_p = _log_p(model, batch)
+    p = log_p.exp()
+    return Predictions(p, -torch.linalg.vecdot(p, log_p).double())
 
 
 def effect(model, batch, before):
@@ -57,21 +53,30 @@ def effect(model, batch, before):
 
     Source: KL(p || q) = sum p (log p - log q), summed over the vocabulary.
     """
-    logits = _logits(model, batch)
-    kl = logits.logsumexp(dim=-1).double() - _expected(before.p, logits) - before.entropy
-    return _by_sentence(kl, batch)
+    return _kl(before, _log_p(model, batch), batch)
 
 
 def context_free(before, batch):
     """The KL of a predictor that has not read the text: it always gives the mean of all predictions.  `[sentence]`"""
     mean = before.p.mean(dim=0)
-    return _by_sentence(
-        -_expected(before.p, mean.clamp(min=torch.finfo(mean.dtype).tiny).log()) - before.entropy, batch
-    )
+    return _kl(before, mean.clamp(min=torch.finfo(mean.dtype).tiny).log(), batch)
 
 
-def _expected(p, logits):
-    return torch.linalg.vecdot(p, logits).double()  # [prediction]
+def _kl(before, log_q, batch):
+    each = -torch.linalg.vecdot(before.p, log_q).double() - before.entropy  # [prediction]: cross-entropy less entropy
+    return torch.stack([part.mean() for part in each.cpu().split(_has_next(batch).sum(dim=1).tolist())])
+
+
+def _has_next(batch):
+    real = real_mask(batch)
+    return real[:, 1:] & real[:, :-1]  # [sentence, token - 1]
+
+
+def _log_p(model, batch):
+    """`[prediction, vocabulary]`: only where a next token follows."""
+    has_next = torch.nn.functional.pad(_has_next(batch), (0, 1))  # [sentence, token]
+    model = next_token_model(model)
+    return own_logits(model, has_next, **checked_inputs(model, batch), use_cache=False).log_softmax(dim=-1)
 
 
 def in_double(model):
@@ -82,13 +87,12 @@ def in_double(model):
     """
     double = copy.deepcopy(unwrapped(model)).double()
     double.set_attn_implementation("sdpa")  # its softmax keeps the dtype
-    for parent in list(double.modules()):
-        for name, norm in list(parent.named_children()):
-            if type(norm).__name__.endswith("RMSNorm") and not isinstance(norm, torch.nn.RMSNorm):
-                eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
-                exact = torch.nn.RMSNorm(norm.weight.shape, eps=eps).to(norm.weight)
-                exact.weight.data.copy_(norm.weight + type(norm).__name__.startswith("Gemma"))  # 1 + weight there
-                setattr(parent, name, exact)
+    for path, norm in list(double.named_modules()):
+        if type(norm).__name__.endswith("RMSNorm") and not isinstance(norm, torch.nn.RMSNorm):
+            eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+            exact = torch.nn.RMSNorm(norm.weight.shape, eps=eps).to(norm.weight)
+            exact.weight.data.copy_(norm.weight + type(norm).__name__.startswith("Gemma"))  # 1 + weight there
+            double.set_submodule(path, exact)
     return double.requires_grad_(False)
 
 
@@ -97,23 +101,19 @@ def real_tokens(batch):
     return text_tokens(batch).cpu()
 
 
-MASSIVE = 2.5  # times the median length of the residual stream
-
-
 def massive_tokens(model, batch):
     """Which tokens have a massive residual stream, as attention sinks have; by norm, not by position.
 
     A token is massive if the length of its residual stream at the input of some layer exceeds `MASSIVE` times the
-    median over the text tokens of the batch there.  Special tokens may be, too.
-
-    Returns:
-        bool `[sentence, token]`; False at padding.
+    median over the text tokens of the batch there.  Special tokens may be, too.  bool `[sentence, token]`, False at
+    padding.
 
     Source: M. Sun et al., Massive Activations in Large Language Models, 2024 (arXiv:2402.17762).
     """
-    with _norms_recorded(model) as norms:
-        _run(model, batch)
-    return _massive(norms, batch)
+    text, entering = real_tokens(batch), _run(model, batch, output_hidden_states=True).hidden_states[:-1]
+    norms = [stream.float().norm(dim=-1).cpu() for stream in entering]  # of each layer, [sentence, token]
+    massive = torch.stack([norm > MASSIVE * norm[text].median() for norm in norms]).any(dim=0)
+    return massive & real_mask(batch).cpu()
 
 
 def common_mean(model, batch):
@@ -121,32 +121,10 @@ def common_mean(model, batch):
 
     Take other sentences than those that you measure on.
     """
-    with _norms_recorded(model) as norms:
-        qkv = capture_qkv(model, batch)
-    ordinary = (real_tokens(batch) & ~_massive(norms, batch)).to(qkv.q.device)
+    qkv = capture_qkv(model, batch)
+    ordinary = (real_tokens(batch) & ~massive_tokens(model, batch)).to(qkv.q.device)
     precise = torch.promote_types(qkv.q.dtype, torch.float32)
     return {part: getattr(qkv, part.lower())[:, ordinary].to(precise).mean(dim=1) for part in PARTS}
-
-
-@contextmanager
-def _norms_recorded(model):
-    """Length of the residual stream at the input of every layer that runs: list of `[sentence, token]`, on the CPU."""
-    norms, hooks = [], Hooks()
-
-    def note(layer, args, kwargs):
-        norms.append((args[0] if args else kwargs["hidden_states"]).float().norm(dim=-1).cpu())
-
-    with hooks, hooks:
-        for layer in attention_layers(model):
-            hooks.put(layer, note, before=True)
-        yield norms
-        hooks.check_fired(1)
-
-
-def _massive(norms, batch):
-    text = real_tokens(batch)
-    massive = torch.stack([norm > MASSIVE * norm[text].median() for norm in norms])  # [layer, sentence, token]
-    return massive.any(dim=0) & real_mask(batch).cpu()
 
 
 @contextmanager
@@ -209,9 +187,7 @@ def rotary_half(model, d_head):
 def after_rotary(model, batch, part, *, instead=None):
     """Q or K as they enter the dot product, after any rotary step: `[layer, sentence, token, feature]`.
 
-    Args:
-        instead: `[layer, feature]`, one vector in the place of every token's own before the rotary step
-            (mean ablation, where it is the mean).
+    instead: `[layer, feature]`, in the place of every token's own before that step (mean ablation, with the mean).
     """
 
     def change(x, layer):
@@ -235,6 +211,8 @@ def edit_attention(model, fn):
     def replace(layer, module, args, kwargs, output):
         if output[1] is None or (output[1].sum(dim=-1) - 1).abs().max() > 0.05:
             raise ValueError(message("no_weights_seen", came=type(module).__name__))
+        if cached_tokens(args, kwargs, layer) > output[1].shape[2]:
+            raise ValueError(message("no_cache_here"))
         new = fn(layer, output[1].clone())
         if new is None:
             return None
@@ -247,28 +225,21 @@ def edit_attention(model, fn):
     with hooks, hooks:
         hooks.put(layer_stack(unwrapped(model)), lambda *_: None)  # counts the runs
         for layer, module in enumerate(attention_modules(model)):
-            hooks.put(module, partial(_refuse_cache, layer), before=True)
             hooks.put(module, partial(replace, layer))
         yield
         hooks.check_fired()
 
 
-def _refuse_cache(layer, module, args, kwargs):
-    if cached_tokens(args, kwargs, layer):
-        raise ValueError(message("no_cache_here"))
-
-
 @contextmanager
 def clamped(model, tokens, goal=None):
-    """Clamp the attention weights on some tokens as long as the `with` block lasts; yields all weights, as recorded.
+    """Clamp the attention weights on some tokens as long as the `with` block lasts.
+
+    Yields all weights of the last run, {layer: `[sentence, head, query, key]`}.
 
     Args:
         tokens: bool `[sentence, token]`, the keys whose weights are clamped.
         goal: {layer: weights}, where their weights come from (of another run); the other keys share the rest in
             the proportions that they have.  None clamps nothing and only records.
-
-    Yields:
-        {layer: weights `[sentence, head, query, key]`} of the last run in the block.
     """
     chosen, seen = tokens[:, None, None, :], {}
 
@@ -287,7 +258,7 @@ def clamped(model, tokens, goal=None):
 
 
 def score_by_distance(q, c, real, d_head):
-    """What a constant in all keys of one layer adds to the scores, by distance back to the key.
+    """What a constant in all keys of one layer adds to the scores, by distance back: `[sentence, head, distance]`.
 
     Only queries that see all distances are used, and the mean over these is taken out of each: a number that is the
     same for all keys of a query is dropped by the softmax.
@@ -297,9 +268,6 @@ def score_by_distance(q, c, real, d_head):
         c: the constant as a key of each position, after the rotary step, `[token, feature]`.
         real: bool `[sentence, token]`; distances go up to half of the shortest sentence.
         d_head: features per head.
-
-    Returns:
-        `[sentence, head, distance]`.
     """
     q, c = (x.unflatten(-1, (-1, d_head)).movedim(-2, -3) for x in (q, c))  # [(sentence,) head, token, d_head]
     scores = q @ c.repeat_interleave(q.shape[-3] // c.shape[-3], dim=0).mT / d_head**0.5  # [.., query, key]
@@ -311,18 +279,11 @@ def score_by_distance(q, c, real, d_head):
     return (back * counted).sum(dim=2) / counted.sum(dim=2)
 
 
-def _run(model, batch):
-    """The base model on a batch, for its hooks."""
+def _run(model, batch, **options):
+    """What the base model gives for a batch."""
     model = unwrapped(model)
     with torch.no_grad():
-        model.base_model(**checked_inputs(model, batch), use_cache=False)
-
-
-def _logits(model, batch):
-    """`[prediction, vocabulary]`: only where a next token follows."""
-    model = next_token_model(model)
-    has_next = torch.nn.functional.pad(_has_next(batch), (0, 1))  # [sentence, token]
-    return own_logits(model, has_next, **checked_inputs(model, batch), use_cache=False)
+        return model.base_model(**checked_inputs(model, batch), use_cache=False, **options)
 
 
 def next_token_model(model):
@@ -348,13 +309,3 @@ def own_logits(model, wanted, **inputs):
         logits = model(**inputs).logits
     hooks.check_fired(1)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _has_next(batch):
-    real = real_mask(batch)
-    return real[:, 1:] & real[:, :-1]  # [sentence, token - 1]
-
-
-def _by_sentence(values, batch):
-    lengths = _has_next(batch).sum(dim=1).tolist()
-    return torch.stack([part.mean() for part in values.cpu().split(lengths)])

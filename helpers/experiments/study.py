@@ -21,7 +21,7 @@ from ipywidgets import Layout, Textarea
 
 from helpers.capture import adapter_of
 from helpers.models import load_model
-from helpers.settings import message, say
+from helpers.settings import message
 
 FEWEST, FEW = 3, 10  # sentences: fewer are refused, fewer get a warning
 SHAPING = r"[\p{jt=D}\p{jt=R}\p{jt=L}\p{ccc=9}]\p{M}*|[\p{ExtPict}\p{EMod}\ufe0f]"  # Arabic, Indic letters, emoji
@@ -33,7 +33,6 @@ CHANGES = partial(INVISIBLE.sub, ""), lambda text: " ".join(text.split()), parti
 COMMENT = regex.compile(r"\s*#(?!\w)")
 EMPTY_CELLS = ("none", "nan", "nat", "<na>")  # of lists, numpy and pandas
 NO_LINES = regex.compile(r"(?i)\.(?:csv|tsv|jsonl?|html?|xml|docx?|odt|rtf|xlsx?|ods|pdf|parquet|zip)$")  # names
-LONGEST_NAME = 260
 ESCAPED_NAME = regex.compile(  # D:\new.txt, where \n became a line break; not a dialogue, "A:" and a line break
     r"(?si)(?=.*[\x00-\x1f])(?=.*[\\/]|.*\.\w{2,4}$)(?:\W*[a-z]:[\\/\x00-\x1f]|[^ ]*\.(?:txt|csv|md|docx?|xlsx?|pdf)$)"
 )
@@ -47,17 +46,13 @@ class StudyError(ValueError):
 
 
 def from_environment(**settings):
-    """The settings, each replaced by its environment variable QKV_STUDY_<NAME> where that is set (for runs
-    without a screen).  Returns them in order."""
+    """The settings in order, each replaced by its environment variable QKV_STUDY_<NAME> where that is set."""
     return [os.environ.get(f"QKV_STUDY_{name.upper()}") or value for name, value in settings.items()]
 
 
 def sentence_box():
     """A text box for sentences, one on each line."""
-    hint = say(
-        "Dán câu vào đây, mỗi câu một dòng, rồi chạy ô tiếp theo", "Paste sentences here, one a line, then run on"
-    )
-    return Textarea(placeholder=hint, layout=Layout(width="100%", height="8em"))
+    return Textarea(placeholder=message("paste_here"), layout=Layout(width="100%", height="8em"))
 
 
 def open_model(name):
@@ -145,19 +140,28 @@ def _cells(source):
 def _content(source):
     """The text that a source holds or names; a list as it is."""
     if isinstance(source, str):
-        name = source.strip()
-        if len(name) < LONGEST_NAME and ESCAPED_NAME.match(name):
-            raise StudyError(message("escaped_name", name=name))
-        if len(name.splitlines()) == 1:
-            source = Path(INVISIBLE.sub("", name).strip("\"' "))  # as Windows copies it
+        text = source.strip()
+        if len(text) < 260 and ESCAPED_NAME.match(text):
+            raise StudyError(message("escaped_name", name=text))
+        if len(text.splitlines()) == 1:
+            source = Path(INVISIBLE.sub("", text).strip("\"' "))  # as Windows copies it
+    name = "bytes"
     if isinstance(source, os.PathLike):
-        return _read_file(Path(source).expanduser())
-    if hasattr(source, "read"):
+        name, source = Path(source).name, _bytes_of(Path(source).expanduser())
+    elif hasattr(source, "read"):
         source = source.read()
-    return _decoded(bytes(source), "bytes") if isinstance(source, bytes | bytearray | memoryview) else source
+    if not isinstance(source, bytes | bytearray | memoryview):
+        return source
+    try:
+        text = bytes(source).decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"  # as in UTF-16 without its mark
+    if "\0" in text or NO_LINES.search(name):
+        raise StudyError(message("no_plain_text", name=name))
+    return text
 
 
-def _read_file(path):
+def _bytes_of(path):
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -174,15 +178,4 @@ def _read_file(path):
         raise StudyError(message("no_file", name=str(path)[:80], why=why)) from None
     if not data.strip():
         raise StudyError(message("empty_file", name=path.name))
-    return _decoded(data, path.name)
-
-
-def _decoded(data, name):
-    """The text of a file of this name."""
-    try:
-        text = data.decode("utf-8")
-        if not NO_LINES.search(name) and "\0" not in text:  # NUL: UTF-16 without its mark
-            return text
-    except UnicodeDecodeError:
-        pass
-    raise StudyError(message("no_plain_text", name=name))
+    return data

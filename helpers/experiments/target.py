@@ -27,15 +27,11 @@ class Target:
     """The target token in each sentence, and what it may be compared with."""
 
     word: str
-    pieces: tuple
-    """The tokens of the word, readable.  The target is the last one."""
+    pieces: tuple  #: the tokens of the word, readable; the target is the last one
     batch: SentenceBatch
-    positions: torch.Tensor
-    """int64 `[sentence]`"""
-    control: torch.Tensor
-    """int64 `[sentence]`: the token before the word; after it, where the word stands first."""
-    n_distinct: int
-    """Different texts that the target sees: in a causal model, up to and including itself."""
+    positions: torch.Tensor  #: int64 `[sentence]`
+    control: torch.Tensor  #: int64 `[sentence]`: the token before the word; after it, where the word stands first
+    n_distinct: int  #: different texts that the target sees: in a causal model, up to and including itself
     causal: bool
 
 
@@ -59,48 +55,35 @@ def find_word(model, tokenizer, sentences, word, piece=None, *, drop_missing=Fal
     word = cleaned(str(word or ""))
     if not word:
         raise StudyError(message("no_word"))
-    _check_lengths(model, tokenizer, sentences)
+    for i, sentence in enumerate(sentences, start=1):
+        n, most = len(tokenizer(sentence, verbose=False)["input_ids"]), longest_input(model)
+        if n > most:
+            raise StudyError(message("long_sentence", i=i, n=n, most=most))
     try:
         pieces = pieces_of(tokenizer, word)
         shown = tuple(readable(tokenizer, token) for token in pieces)
-        _check_pieces(tokenizer, word, pieces, shown, piece)
+        if not pieces or tokenizer.unk_token_id in pieces:
+            raise StudyError(message("unknown_to_tokenizer", word=word))
+        if len(pieces) > 1 and piece != "last":
+            raise StudyError(message("several_pieces", word=word, n=len(pieces), joined=" + ".join(shown)))
         found = [_find(tokenizer, sentence, word, pieces) for sentence in sentences]
     except ValueError as error:  # of a tokenizer that does not tell which tokens stand where
         raise StudyError(str(error)) from None
     if drop_missing:
         sentences = [sentence for sentence, at in zip(sentences, found, strict=True) if at]
         found = [at for at in found if at]
-    _check_sentences(word, sentences, found)
-    batch = encode(tokenizer, sentences)
-    positions, control = torch.tensor(found).T  # each [sentence]
-    causal = is_causal(model)
-    rows = zip(batch["input_ids"].tolist(), positions.tolist(), strict=True)
-    seen = {tuple(ids[: end + 1] if causal else ids) for ids, end in rows}
-    return Target(word, shown, batch, positions, control, len(seen), causal)
-
-
-def _check_pieces(tokenizer, word, pieces, shown, piece):
-    if not pieces or tokenizer.unk_token_id in pieces:
-        raise StudyError(message("unknown_to_tokenizer", word=word))
-    if len(pieces) > 1 and piece != "last":
-        raise StudyError(message("several_pieces", word=word, n=len(pieces), joined=" + ".join(shown)))
-
-
-def _check_sentences(word, sentences, found):
     missing = [f"{i} “{sentence}”" for i, (sentence, at) in enumerate(zip(sentences, found, strict=True), 1) if not at]
     if missing:
         which = "; ".join(missing[:3] + ["…"] * (len(missing) > 3))
         raise StudyError(message("word_missing", word=word, n=len(missing), which=which))
     if len(sentences) < FEWEST:
         raise StudyError(message("few_with_word", n=len(sentences), word=word, fewest=FEWEST))
-
-
-def _check_lengths(model, tokenizer, sentences):
-    most = longest_input(model)
-    for i, sentence in enumerate(sentences, start=1):
-        length = len(tokenizer(sentence, verbose=False)["input_ids"])
-        if length > most:
-            raise StudyError(message("long_sentence", i=i, n=length, most=most))
+    batch = encode(tokenizer, sentences)
+    positions, control = torch.tensor(found).T  # each [sentence]
+    causal = is_causal(model)
+    rows = zip(batch["input_ids"].tolist(), positions.tolist(), strict=True)
+    seen = {tuple(ids[: end + 1] if causal else ids) for ids, end in rows}
+    return Target(word, shown, batch, positions, control, len(seen), causal)
 
 
 def pieces_of(tokenizer, word):

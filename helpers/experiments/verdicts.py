@@ -8,6 +8,7 @@ import itertools
 import math
 import operator
 import re
+import tomllib
 import warnings
 import zlib
 from pathlib import Path
@@ -21,54 +22,39 @@ from helpers.settings import message, say
 from helpers.similarity import FewSamplesWarning, block_histograms
 from helpers.statistics import jackknife, smile_index, wasserstein_distance
 from helpers.teaching.labels import label
+from helpers.text import DATA
 
 COMPARE = {">": operator.gt, "≥": operator.ge, "<": operator.lt, "≤": operator.le}
 FLOOR = 0.05  # by which the share of QK must exceed chance, whatever QQ and KK do
+COLUMNS = "model word token n_sentences n_distinct claim rule verdict layers_held layers layer value low high"
 TOLERANCE = 0.05  # share of the layers that a claim which holds may miss
 
 
 class Claim(NamedTuple):
-    """A claim, the value that decides it, and the threshold; `name` and `value` are (Vietnamese, English)."""
+    """A claim, the value that decides it, and the threshold; `name` and `value` are [Vietnamese, English]."""
 
     sign: str
     threshold: float
-    name: tuple
-    value: tuple
-
-    def holds(self, value):
-        return COMPARE[self.sign](value, self.threshold)
+    name: list
+    value: list
 
     def rule(self):
         return f"{say(*self.value)} {self.sign} {self.threshold:g}"
 
 
-S_LOWEST, S_V = "min(S QQ, S KK)", "S VV − min(S QQ, S KK)"
-S_LARGEST = ("S lớn nhất của tương quan", "largest S of the correlation")
-W1 = ("W1 lớn nhất giữa hai khối", "largest W1 between blocks")
-WIDTH = ("độ rộng / độ rộng của nhiễu", "width / width of noise")
-HALVES = ("cos của hai nửa − cos với đối chứng", "cos of the halves − cos with control")
-CLAIMS = (
-    Claim(">", 0, ("nụ cười ở Q và K", "a smile for Q and K"), (S_LOWEST, S_LOWEST)),
-    Claim("≤", -0.1, ("V phẳng hơn", "V is flatter"), (S_V, S_V)),
-    Claim("≥", 1, ("Q–K cao", "Q–K is high"), ("|s| > 0.9: QK / mức cần có", "|s| > 0.9: QK / what it needs")),
-    Claim("<", 0, ("trừ trung bình: hết cười", "no smile without the mean"), S_LARGEST),
-    Claim("≤", 1.2, ("phần còn lại như nhiễu", "the rest like noise"), WIDTH),
-    Claim("<", 0.02, ("các khối giống nhau", "the blocks become alike"), W1),
-    Claim("≥", 0.05, ("độ dời không phải nhiễu", "offsets are not noise"), HALVES),
-)
-"""The first six as in notebook 06.  The last needs a second word there; here the control token stands for it."""
+ROWS = tomllib.loads(DATA.joinpath("claims.toml").read_text(encoding="utf-8"))
+CLAIMS = tuple(Claim(rule[0], float(rule[1:]), **texts) for rule, texts in ROWS.items())
 
 
 def claim_values(x, control, sizes, half=None):
-    """The value that decides each claim, at each layer.
+    """The value that decides each claim, at each layer: float64 `[claim, layer]`.
+
+    NaN where it is undefined (a target that is the same in every sentence).
 
     Args:
         x, control: the target and the control token, `[layer, sentence, F]`.
         sizes: features of Q, K and V.
         half: `[sentence]` of 0 and 1, which half of the sentences each belongs to; None takes turns.
-
-    Returns:
-        float64 `[claim, layer]`; NaN where it is undefined (a target that is the same in every sentence).
     """
     half = torch.arange(x.shape[1]) % 2 if half is None else half
     cosine, correlation = block_histograms(x, sizes).values()
@@ -97,12 +83,10 @@ class Verdict(NamedTuple):
 
     number: int
     claim: Claim
-    verdict: str
-    """"holds", "partly", "fails" or "undefined", over all layers but layer 0."""
+    verdict: str  #: "holds", "partly", "fails" or "undefined", over all layers but layer 0
     held: int
     layers: int
-    value: float
-    """At the layer shown; then its 95% jackknife interval."""
+    value: float  #: at the layer shown; then its 95% jackknife interval
     low: float
     high: float
 
@@ -129,17 +113,11 @@ def judge(x, control, sizes, layer):
     verdicts = []
     for i, claim in enumerate(CLAIMS):
         defined = values[i, 1:][~values[i, 1:].isnan()]
-        held, n_layer = int(claim.holds(defined).sum()), len(defined)
+        held, n_layer = int(COMPARE[claim.sign](defined, claim.threshold).sum()), len(defined)
+        verdict = "holds" if held >= (1 - TOLERANCE) * n_layer else "fails" if held <= TOLERANCE * n_layer else "partly"
         shown = (float(part[i]) for part in interval[:3])
-        verdicts.append(Verdict(i + 1, claim, _in_a_word(held, n_layer), held, n_layer, *shown))
+        verdicts.append(Verdict(i + 1, claim, verdict if n_layer else "undefined", held, n_layer, *shown))
     return verdicts
-
-
-def _in_a_word(held, n_layer):
-    if not n_layer:
-        return "undefined"
-    share = held / n_layer
-    return "holds" if share >= 1 - TOLERANCE else "fails" if share <= TOLERANCE else "partly"
 
 
 def choose_layer(n_layer, wanted=None):
@@ -156,9 +134,8 @@ def choose_layer(n_layer, wanted=None):
 def conclude(verdicts, x, sizes, layer, target):
     """What may be said, what may not, and why: lines of text in the language in use, one after the other."""
     for verdict in ("holds", "partly", "fails", "undefined"):
-        names = [f"({v.number}) {say(*v.claim.name)}" for v in verdicts if v.verdict == verdict]
-        if names:
-            yield f"{label('verdict_' + verdict).capitalize()}: {', '.join(names)}."
+        if names := ", ".join(f"({v.number}) {say(*v.claim.name)}" for v in verdicts if v.verdict == verdict):
+            yield f"{label('verdict_' + verdict).capitalize()}: {names}."
     if open_ones := ", ".join(f"({v.number})" for v in verdicts if v.undecided):
         yield message("undecided", layer=layer, which=open_ones)
     if any(math.isnan(v.value) for v in verdicts):
@@ -195,8 +172,7 @@ def export(figure, verdicts, target, provenance, layer, folder="my_study"):
     figure.savefig(folder / f"{name}.png", dpi=150)
     with (folder / f"{name}.csv").open("w", encoding="utf-8-sig", newline="") as file:
         table = csv.writer(file)
-        columns = "model word token n_sentences n_distinct claim rule verdict layers_held layers layer value low high"
-        table.writerow(columns.split())
+        table.writerow(COLUMNS.split())
         for v in verdicts:
             about = [provenance, target.word, target.pieces[-1], len(target.positions), target.n_distinct]
             judged = [f"{v.number} {say(*v.claim.name)}", v.claim.rule(), label(f"verdict_{v.verdict}")]

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from helpers.masks import MEASURES
-from helpers.settings import cache_dir, message, say
+from helpers.settings import cache_dir, message
 
 KERNELS = ("auto", "torch", "numba", "triton")
 MAX_BINS = 128  # more bins go through plain torch: the compiled kernels keep a table of bins x bins
@@ -77,8 +77,7 @@ def forget():
 
 
 def _numba_marker():
-    versions = [metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
-    return _marker("cpu", *versions, platform.python_version())
+    return _marker("cpu", *map(metadata.version, ("numba", "llvmlite", "numpy")), platform.python_version())
 
 
 @cache  # one answer per process: a run does not change its path half-way
@@ -100,8 +99,7 @@ def compile_kernels():
 
 
 def _triton_marker(device):
-    versions = [metadata.version(name) for name in ("torch", "triton")]
-    return _marker("cuda", *versions, *describe_cuda(device))
+    return _marker("cuda", *map(metadata.version, ("torch", "triton")), *describe_cuda(device))
 
 
 def describe_cuda(device):
@@ -115,9 +113,7 @@ def describe_cuda(device):
 def _is_proved(device):
     if _triton_marker(device).exists():
         return True
-    vi = "Kernel Triton chưa được kiểm chứng trên GPU này, nên dùng torch: python -m tools.prove_gpu sẽ kiểm chứng."
-    en = "The Triton kernel was not proved on this GPU yet, so torch is taken: python -m tools.prove_gpu proves it."
-    print(say(vi, en), file=sys.stderr)
+    print(message("not_proved"), file=sys.stderr)
     return False
 
 

@@ -30,10 +30,8 @@ def one_thread(device, unless=False):
     belongs to the calling thread; only a thread that first uses torch meanwhile starts with one as well.
     """
     before = torch.get_num_threads()
-    if device.type != "cpu" or unless or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
+    if device.type == "cpu" and not unless:
+        torch.set_num_threads(1)
     try:
         yield
     finally:

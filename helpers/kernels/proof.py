@@ -32,7 +32,9 @@ def compare(device):
         found = cuda.layer_sums(x, sizes, bins, threshold)
         for layer in range(n_layers):
             for m, s in enumerate(_matrices(x[layer].double())):
-                for b, (block, values) in enumerate(_blocks(s, sizes)):
+                for b, block in enumerate(BLOCKS):
+                    values = block_values(s, sizes, block)
+                    values = values[~values.isnan()].clamp(-1, 1).sort().values.cpu()
                     place = f"{MEASURES[m]} {block}, layer {layer} of {tuple(x.shape)} {dtype}"
                     _compare_block([v[layer, b, m] for v in found], values, bins, threshold, place)
 
@@ -45,14 +47,8 @@ def _matrices(x):
         yield s.masked_fill(undefined[:, None] | undefined, torch.nan)
 
 
-def _blocks(s, sizes):
-    """The name of each block of a matrix and its defined values, sorted."""
-    for block in BLOCKS:
-        values = block_values(s, sizes, block)
-        yield block, values[~values.isnan()].clamp(-1, 1).sort().values.cpu()
-
-
 def _compare_block(found, values, bins, threshold, place):
+    """values: the defined ones of the block, sorted."""
     counts, mean, std, above = (value.double().cpu() for value in found)
     edges = torch.linspace(-1, 1, bins + 1, dtype=torch.float64)[1:-1]
     below, up_to = torch.searchsorted(values, edges - NEAR), torch.searchsorted(values, edges + NEAR)

@@ -1,5 +1,6 @@
 """Hooks on the modules of a model that are off again whatever happens, and that say so when they were not called."""
 
+from contextlib import AbstractContextManager
 from threading import get_ident
 
 import torch
@@ -8,7 +9,7 @@ from helpers.settings import message
 from helpers.text import shortened
 
 
-class Hooks:
+class Hooks(AbstractContextManager):
     """Hooks that act in the thread that makes them, until their block ends; always written `with hooks, hooks:`.
 
     Twice, so that one KeyboardInterrupt at any moment, in the clean-up too, leaves none.  Meanwhile compiled modules
@@ -19,9 +20,6 @@ class Hooks:
 
     def __init__(self):
         self._thread, self._elsewhere, self._fired = get_ident(), False, {}
-
-    def __enter__(self):
-        return self
 
     def put(self, module, function, *, before=False):
         """After (or before) each run of a module: `function(module, args, kwargs, output)` (no output before it)."""

@@ -1,8 +1,6 @@
 """`python -m helpers.survey`."""
 
-import sys
-
 from helpers.survey.run import main  # not the functions of __main__: workers could not import those
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

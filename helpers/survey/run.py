@@ -7,7 +7,7 @@
 The sentences are cut into shards.  A task is one shard under one model and target; it gives partial sums of every
 layer (see `add`), which the program keeps in `OUT.parts/`.  When all tasks of a model and target are done, their sums
 are merged in a fixed binary tree and become rows of the table.  So the table depends on the cut into tasks alone, not
-on who computed what, when, or how often it was stopped.  Its columns are described in `helpers/survey/table.py`.
+on who computed what, when, or how often it was stopped.  Its columns are described in `helpers/data/survey.toml`.
 
 Sentences are cleaned as in a reader's study (`read_sentences`), so that none is there twice.  Each counts once, by the
 first place where the target is a whole word (`word_in`); a sentence without it, with no text before it, or longer than
@@ -16,10 +16,12 @@ the model reads, is skipped (for target and control alike, so that both have the
 
 import argparse
 import errno
+import multiprocessing
 import os
 import sys
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -29,10 +31,9 @@ from helpers.experiments.study import StudyError, cleaned, read_sentences
 from helpers.settings import LANGUAGES, first_line, get_language, message, say, set_language
 from helpers.survey.table import write_table
 from helpers.survey.tasks import Failure, Store, Task, code_version, short_hash
-from helpers.survey.workers import cluster, end_if_only_read, processes
+from helpers.survey.workers import cluster, processes
 from helpers.text import TARGETS, load_sentences, sentence_sets
 
-SHARD_SIZE = 1024
 DISK = {
     "disk_full": (errno.ENOSPC, errno.EDQUOT),
     "disk_closed": (errno.EACCES, errno.EPERM, errno.EROFS),
@@ -42,16 +43,7 @@ NEWS_SECONDS = 30  # without a result until somebody looks whether there are wor
 
 
 def survey(
-    models,
-    targets,
-    out,
-    *,
-    sentences=None,
-    layers=None,
-    shard_size=SHARD_SIZE,
-    device=None,
-    workers=None,
-    scheduler=None,
+    models, targets, out, *, sentences=None, layers=None, shard_size=1024, device=None, workers=None, scheduler=None
 ):
     """Compute what is not yet computed, and write the table.
 
@@ -72,14 +64,12 @@ def survey(
     Raises:
         StudyError: what the user can mend; the disk and the connection to the cluster are among it.
     """
-    end_if_only_read()
-    try:
-        import pyarrow.parquet  # noqa: F401
-
-        if scheduler is not None:
-            import distributed  # noqa: F401
-    except ImportError as error:
-        raise StudyError(message("survey_packages", error=error)) from error
+    # a new process reads the script of its survey, which calls this outside a main guard; so multiprocessing asks itself
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit
+    needed = ("pyarrow",) if scheduler is None else ("pyarrow", "distributed")
+    if missing := ", ".join(name for name in needed if find_spec(name) is None):
+        raise StudyError(message("survey_packages", error=missing))
     models, targets = ([names] if isinstance(names, str) else names for names in (models, targets))
     out, layers = Path(out), None if layers is None else tuple(layers)
     for option, n in (("--shard-size", shard_size), ("--workers", workers)):
@@ -119,11 +109,9 @@ def _locked_survey(out, groups, store, workers, scheduler):
 
     unit, what = say("tác vụ", "task"), say("khảo sát", "survey")
     with tqdm(total=n, initial=n_before, unit=f" {unit}", desc=what, disable=not missing) as bar:
-        for alone in (False, True):
-            if missing:
-                n_process = workers and (1 if alone else workers)
-                with processes(n_process) if scheduler is None else cluster(scheduler) as connected:
-                    missing = _compute(connected, missing, failed, keep, alone=alone)
+        if missing:
+            with processes(workers) if scheduler is None else cluster(scheduler) as connected:
+                _compute(connected, missing, failed, keep)
     write_table(out, groups, failed, store)
     n_new = len(set(tasks) & set(store.files)) - n_before
     print(message("survey_done", n=n, n_before=n_before, n_new=n_new, out=out), file=sys.stderr)
@@ -144,35 +132,28 @@ def _groups(models, targets, sentences, layers, shard_size, device):
         print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
     code, groups = code_version(), {}
     for model in dict.fromkeys(models):
+        files = [(path.name, path.stat()) for path in sorted(Path(model).expanduser().glob("*"))]  # of a local model
+        edits = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
         for target in targets:
             used = sentences or load_sentences(target)
             shards = [tuple(used[i : i + shard_size]) for i in range(0, len(used), shard_size)]
-            known = model, _files_of(model), target, layers, code
+            known = model, edits, target, layers, code
             groups[model, target] = [Task(model, target, s, layers, device, short_hash(*known, s)) for s in shards]
     return groups
 
 
-def _files_of(model):
-    """Names, sizes and times of a local model, so that an edited one is computed anew."""
-    folder = Path(model).expanduser()
-    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())] if folder.is_dir() else []
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-
-
-def _compute(workers, tasks, failed, keep, *, alone):
+def _compute(workers, tasks, failed, keep):
     """Run tasks and `keep` each result as it comes; two tasks a worker are under way, so that none pile up.
 
-    A task whose workers died again and again may have been their victim or the cause: it and the rest of its model are
-    returned, to be run again, one `alone` at a time, so that a model too large for the memory takes no other along.
+    A task whose workers died again and again may have been their victim or the cause: it and the rest of its model run
+    again at the end, one at a time, so that a model too large for the memory takes no other along.
     """
-    waiting, running, suspects, doubtful, deaths = deque(tasks), {}, [], set(), Counter()  # running: {future: task}
+    waiting, running, doubtful, deaths = deque(tasks), {}, set(), Counter()  # running: {future: task}
     while waiting or running:
-        at_once = 1 if alone else workers.at_once()
-        while waiting and len(running) < at_once:
+        at_once = workers.at_once()
+        while waiting and len(running) < (1 if waiting[0].model in doubtful else at_once):
             task = waiting.popleft()
-            if task.model in doubtful:
-                suspects.append(task)
-            elif (task.model, task.target) not in failed:
+            if (task.model, task.target) not in failed:
                 running[workers.submit(task)] = task
         done = wait(running, timeout=NEWS_SECONDS, return_when=FIRST_COMPLETED).done
         if running and not done:
@@ -183,14 +164,12 @@ def _compute(workers, tasks, failed, keep, *, alone):
                 keep(task, result)
                 continue
             deaths[task.key] += 1
-            if deaths[task.key] < workers.patience:
-                waiting.appendleft(task)
-            elif not alone:
+            if deaths[task.key] == 2 * workers.patience:
+                keep(task, Failure(message("workers_died"), whole_model=True))
+                continue
+            if deaths[task.key] == workers.patience:
                 doubtful.add(task.model)
-                suspects.append(task)
-            else:
-                keep(task, Failure(message("workers_died"), True))
-    return suspects
+            waiting = deque(sorted([task, *waiting], key=lambda task: task.model in doubtful))
 
 
 def _result(future, workers):
@@ -205,26 +184,22 @@ def _result(future, workers):
         return Failure(f"{type(error).__name__}: {error}", False)
 
 
-def _parse(argv):
+def main(argv=None):
+    """Exit code: 0 all done, 1 something failed (see OUT.errors.csv), 2 stopped with a message, 130 interrupted.
+    Whatever the code, finished tasks are kept."""
     parser = argparse.ArgumentParser(prog="python -m helpers.survey", description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=[os.environ.get("QKV_MODEL") or "smollm2"], metavar="NAME")
     parser.add_argument("--targets", nargs="+", default=["her"], metavar="WORD")
     parser.add_argument("--sentences", type=Path, metavar="FILE", help="one a line; default: the module's own sets")
     parser.add_argument("--layers", nargs="+", type=int, metavar="N", help="default: all")
-    parser.add_argument("--shard-size", type=int, default=SHARD_SIZE, metavar="N", help="sentences a task")
+    parser.add_argument("--shard-size", type=int, default=1024, metavar="N", help="sentences a task")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
     parser.add_argument("--device", help="default: a GPU where there is one")
     parser.add_argument("--language", choices=LANGUAGES, default=get_language())
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, metavar="N", help="processes on this machine")
     where.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="an existing Dask cluster")
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    """Exit code: 0 all done, 1 something failed (see OUT.errors.csv), 2 stopped with a message, 130 interrupted.
-    Whatever the code, finished tasks are kept."""
-    options = vars(_parse(argv))
+    options = vars(parser.parse_args(argv))
     set_language(options.pop("language"))
     try:
         failed = survey(**options)

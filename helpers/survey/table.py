@@ -1,27 +1,15 @@
 """The table of a survey: from the partial sums of finished tasks to a parquet file.
 
-Columns of the table, one row a model, target, layer, condition, block and measure, in that order:
-    model, provenance, target   strings: the name as given, what was loaded, the word
-    layer                       int32
-    condition                   "target"; "control", the token before it; "entries_shuffled" and
-                                "within_shuffled", the target's features shuffled.  A shuffle needs all
-                                occurrences at once, so these two exist for n_samples <= features only;
-                                beyond, the exact null below stands alone (it is narrow there).
-    block, measure              "QQ" ... "KV"; "cosine", "correlation"
-    n_samples, n_skipped        int64: sentences that count, and that were skipped
-    n_distinct                  int64: different texts that the target sees in the n_samples sentences; in a causal
-                                model, beginnings up to itself.  Fewer than n_samples: repeated observations, and
-                                the nulls, which take n_samples for independent, are too narrow.
-    n_pairs, n_undefined        int64, as in `BlockHistogram`
-    mean, std, share_above      float64, as in `BlockHistogram`; share_above is that of |s| > 0.9
-    smile_index, effective_n    float64, see `helpers.statistics`
-    null_std, null_share_above, null_smile_index    float64: the same of independent zero-mean features
-    counts                      list of 100 int64, equal bins over [-1, 1]
+One row a model, target, layer, condition, block and measure, in that order.  What the columns are and hold is in
+helpers/data/survey.toml, and in the metadata of the file: `parquet.read_schema(out).field("n_distinct").metadata`.
 """
 
 import csv
 import os
+import tomllib
 from dataclasses import replace
+from itertools import product
+from pathlib import Path
 
 import torch
 import transformers
@@ -39,7 +27,7 @@ from helpers.survey.moments import Moments
 from helpers.survey.tasks import CPU, MEASURED, add, code_version, short_hash
 
 SHUFFLES = {"entries_shuffled": shuffle_entries, "within_shuffled": shuffle_within_features}
-CONDITIONS = (*MEASURED, *SHUFFLES)
+COLUMNS = Path(__file__).parents[1] / "data" / "survey.toml"
 
 
 @torch.no_grad()
@@ -74,25 +62,21 @@ def table_rows(tasks, store):
         raise StudyError(message("two_models", sources=sources, folder=store.folder))
     if n < FEWEST:
         raise StudyError(message("few_usable", n=n, all=n + n_skipped, target=target, fewest=FEWEST))
-    keys = [task.key for task in tasks]
-    n_distinct = store.n_distinct(keys)
+    provenance, keys = sources[0][0], [task.key for task in tasks]
+    common = {"model": model, "provenance": provenance, "target": target, "n_samples": n, "n_skipped": n_skipped}
+    common["n_distinct"] = store.n_distinct(keys)
     filled = next(info for info in infos if info["n"])
     for layer in filled["layers"]:
         totals = {condition: _merged(store, keys, condition, layer) for condition in MEASURED}
-        for condition in CONDITIONS:
-            total = totals["target" if condition in SHUFFLES else condition]
-            if condition in SHUFFLES:
-                if isinstance(total, Moments):
-                    continue
-                seed = int(short_hash(sources[0][0], target, layer, condition)[:15], 16)
-                total = SHUFFLES[condition](total, torch.Generator().manual_seed(seed))
+        if not isinstance(totals["target"], Moments):
+            for condition, shuffle in SHUFFLES.items():
+                seed = int(short_hash(provenance, target, layer, condition)[:15], 16)
+                totals[condition] = shuffle(totals["target"], torch.Generator().manual_seed(seed))
+        for condition, total in totals.items():
             histograms = (moment_histograms if isinstance(total, Moments) else block_histograms)(total, filled["sizes"])
-            for block in BLOCKS:
-                for measure in MEASURES:
-                    row = {"model": model, "provenance": sources[0][0], "target": target, "layer": layer}
-                    row |= {"condition": condition, "block": block, "measure": measure, "n_samples": n}
-                    row |= {"n_skipped": n_skipped, "n_distinct": n_distinct}
-                    yield row | _numbers(histograms[measure][block], measure, n)
+            for block, measure in product(BLOCKS, MEASURES):
+                row = {"layer": layer, "condition": condition, "block": block, "measure": measure}
+                yield common | row | _numbers(histograms[measure][block], measure, n)
 
 
 def _merged(store, keys, condition, layer):
@@ -116,25 +100,18 @@ def _numbers(histogram, measure, n):
     }
 
 
-def _schema():
-    import pyarrow as pa
-
-    strings, whole = pa.string(), pa.int64()
-    fields = [("model", strings), ("provenance", strings), ("target", strings), ("layer", pa.int32())]
-    fields += [(name, strings) for name in ("condition", "block", "measure")]
-    fields += [(name, whole) for name in ("n_samples", "n_skipped", "n_distinct", "n_pairs", "n_undefined")]
-    fields += [(name, pa.float64()) for name in ("mean", "std", "share_above", "smile_index", "effective_n")]
-    fields += [(name, pa.float64()) for name in ("null_std", "null_share_above", "null_smile_index")]
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "code": code_version()}
-    return pa.schema([*fields, ("counts", pa.list_(whole))], metadata=versions)
-
-
 def write_table(out, groups, failed, store):
     """The table, one row group a model and target; a group that fails is left out and reported in `failed`."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    staging, schema = store.folder / "table.tmp", _schema()  # what is left there is thrown away by `Store.find`
+    types, versions = {"list": pa.list_(pa.int64())}, {"torch": torch.__version__, "code": code_version()}
+    columns = tomllib.loads(COLUMNS.read_text(encoding="utf-8"))
+    fields = [
+        pa.field(name, types.get(kind, kind), metadata={"holds": holds}) for name, (kind, holds) in columns.items()
+    ]
+    schema = pa.schema(fields, metadata=versions | {"transformers": transformers.__version__})
+    staging = store.folder / "table.tmp"  # what is left there is thrown away by `Store.find`
     with parquet.ParquetWriter(staging, schema) as writer, one_thread(CPU):
         for group, tasks in tqdm(groups.items(), desc=say("lập bảng", "table"), leave=False):
             if group in failed:

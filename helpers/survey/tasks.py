@@ -1,8 +1,4 @@
-"""One task of a survey, and the folder in which finished tasks are kept.
-
-A task is one shard of sentences under one model and target word.  Its result, the partial sums of
-every layer, can be added to those of other shards (`add`), so the shards may be computed anywhere.
-"""
+"""One task of a survey (`helpers/survey/run.py` says what that is), and the folder in which finished tasks are kept."""
 
 import hashlib
 import json
@@ -11,6 +7,7 @@ import os
 import threading
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -78,12 +75,9 @@ def run_task(task, language=None):
             if key not in _loaded:
                 _loaded.clear()  # one model at a time
                 _loaded[key] = _load(*key)
-        except Exception as error:  # noqa: BLE001  the others go on
-            return Failure(f"{type(error).__name__}: {error}", True)
-        try:
             return _partial_sums(*_loaded[key], task)
         except Exception as error:  # noqa: BLE001  the others go on
-            return Failure(f"{type(error).__name__}: {error}", False)
+            return Failure(f"{type(error).__name__}: {error}", whole_model=key not in _loaded)
 
 
 def _load(name, device):
@@ -114,59 +108,43 @@ def _partial_sums(model, tokenizer, task):
     token = target_token(tokenizer, task.target)
     layers = tuple(dict.fromkeys(layer_numbers(task.layers, len(attention_modules(model)))))  # the last and -1 once
     ids, longest = tokenizer(list(task.sentences))["input_ids"], longest_input(model)
-    found = {
-        i: _target_in(tokenizer, task, i, token) for i, row in enumerate(ids) if token in row and len(row) <= longest
-    }
-    usable = {i: at for i, at in found.items() if at}
+    usable = {}  # {number of the sentence: position of the target}
+    for i, row in enumerate(ids):
+        if token in row and len(row) <= longest:
+            (at,), is_text = word_in(tokenizer, task.sentences[i], task.target, (token,)) or ((0,), ())  # no whole word
+            if at and is_text[at - 1]:
+                usable[i] = at
     seen = [ids[i][: at + 1] if is_causal(model) else ids[i] for i, at in usable.items()]  # by the target
     tensors = {"seen": torch.tensor([int(short_hash(text)[:15], 16) for text in seen], dtype=torch.int64)}
     info = {"key": task.key, "provenance": model.provenance, "code": code_version(), "layers": layers, "sizes": None}
     info |= {"n": len(usable), "n_skipped": len(ids) - len(usable)}
-    sums, waiting, n_waiting = {}, [], 0
-    for batch in _batches(usable, [len(tokens) for tokens in ids]):
+    names, sums, waiting = list(product(MEASURED, layers)), {}, []
+    batches = _batches(usable, list(map(len, ids)))
+    for batch in batches:
         encoded = encode(tokenizer, [task.sentences[i] for i in batch])
         at = torch.tensor([usable[i] for i in batch])  # [sentence]
         qkv = capture_qkv(model, encoded, layers=layers)
-        x, row = qkv.joined(), torch.arange(len(batch))  # [layer, sentence, token, F]
-        waiting.append([x[:, row, position] for position in (at, at - 1)])
-        info["sizes"], n_waiting = qkv.sizes, n_waiting + len(batch)
-        if n_waiting >= x.shape[-1]:
-            _add_rows(sums, waiting, layers)
-            waiting, n_waiting = [], 0
-    if waiting:
-        _add_rows(sums, waiting, layers)
+        x, row, info["sizes"] = qkv.joined(), torch.arange(len(batch)), qkv.sizes  # [layer, sentence, token, F]
+        waiting.append(torch.cat([x[:, row, at], x[:, row, at - 1]]))  # [name, sentence, F]
+        # few long updates: each costs F x F, however few the rows
+        if batch is batches[-1] or sum(part.shape[1] for part in waiting) >= x.shape[-1]:
+            for name, rows in zip(names, torch.cat(waiting, dim=1), strict=True):
+                sums[name] = add(sums.get(name), rows)
+            waiting = []
     for (condition, layer), part in sums.items():
         named = {"mean": part.mean, "comoment": part.comoment} if isinstance(part, Moments) else {"rows": part}
         tensors |= {f"{condition}.{layer}.{name}": value.cpu().contiguous() for name, value in named.items()}
     return save(tensors, metadata={"survey": json.dumps(info)})
 
 
-def _target_in(tokenizer, task, i, token):
-    """Position of the target in a sentence, 0 where it is no whole word there or no text stands before it."""
-    (at,), is_text = word_in(tokenizer, task.sentences[i], task.target, (token,)) or ((0,), ())
-    return at if at and is_text[at - 1] else 0
-
-
-def _add_rows(sums, batches, layers):
-    """Add batches of (target, control), each `[layer, sample, F]`, to {(condition, layer): partial sums}.
-
-    Few long updates: one costs F x F however few the rows.
-    """
-    for condition, of_condition in zip(MEASURED, zip(*batches, strict=True), strict=True):
-        for layer, rows in zip(layers, torch.cat(of_condition, dim=1), strict=True):
-            sums[condition, layer] = add(sums.get((condition, layer)), rows)
-
-
 def _batches(usable, lengths):
     """Lists of sentences of similar length, so that little is padding."""
-    batch = []
-    for i in sorted(usable, key=lambda i: lengths[i]):
-        if batch and (len(batch) + 1) * lengths[i] > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+    batches, left = [], sorted(usable, key=lambda i: -lengths[i])
+    while left:
+        n = max(1, BATCH_TOKENS // lengths[left[0]])
+        batches.append(left[:n])
+        left = left[n:]
+    return batches
 
 
 def target_token(tokenizer, word):
@@ -184,7 +162,7 @@ def code_version():
     helpers = Path(__file__).resolve().parents[1]
     rooms = "", "running", "wheels", "kernels", "experiments", "survey"
     files = [path for room in rooms for path in sorted((helpers / room).glob("*.py"))]
-    files.append(helpers / "data" / "architectures.toml")
+    files += [helpers / "data" / name for name in ("architectures.toml", "wheels.toml")]
     return short_hash(torch.__version__, transformers.__version__, *(path.read_text("utf-8") for path in files))
 
 
@@ -204,22 +182,19 @@ class Store:
         """Look for finished tasks; a file that does not hold what its name says is thrown away: returns how many."""
         n_damaged = 0
         for path in sorted(self.folder.glob("*.safetensors")):
-            key, _, checksum = path.stem.partition("-")
+            key = path.stem.partition("-")[0]
             if key not in keys:
                 continue
-            with path.open("rb") as file:
-                intact = hashlib.file_digest(file, "sha256").hexdigest()[:32] == checksum
             self.files[key] = path
-            if not intact or self.info(key).get("key") != key:
-                del self.files[key]
-                path.unlink()
+            if path != self._path(key, path.read_bytes()) or self.info(key).get("key") != key:
+                self.files.pop(key).unlink()
                 n_damaged += 1
         for leftover in self.folder.glob("*.tmp"):  # of a program that was killed
             leftover.unlink()
         return n_damaged
 
     def put(self, key, content):
-        path = self.folder / f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+        path = self._path(key, content)
         path.with_suffix(".tmp").write_bytes(content)
         os.replace(path.with_suffix(".tmp"), path)
         self.files[key] = path
@@ -230,19 +205,18 @@ class Store:
 
     def n_distinct(self, keys):
         """How many different texts the targets of some tasks have seen."""
-        seen = []
-        for key in keys:
-            with safe_open(self.files[key], framework="pt") as file:
-                seen.append(file.get_tensor("seen"))
-        return len(torch.cat(seen).unique())
+        return len(torch.cat([self._tensor(key, "seen") for key in keys]).unique())
 
     def partial(self, key, condition, layer):
         """Partial sums of one condition and layer, None where the task met no target."""
+        rows, mean, comoment = (
+            self._tensor(key, f"{condition}.{layer}.{name}") for name in ("rows", "mean", "comoment")
+        )
+        return rows if mean is None else Moments(self.info(key)["n"], mean, comoment)
+
+    def _path(self, key, content):
+        return self.folder / f"{key}-{hashlib.sha256(content).hexdigest()[:32]}.safetensors"
+
+    def _tensor(self, key, name):
         with safe_open(self.files[key], framework="pt") as file:
-            names, name = set(file.keys()), f"{condition}.{layer}"
-            if f"{name}.rows" in names:
-                return file.get_tensor(f"{name}.rows")
-            if f"{name}.mean" not in names:
-                return None
-            n = json.loads(file.metadata()["survey"])["n"]
-            return Moments(n, file.get_tensor(f"{name}.mean"), file.get_tensor(f"{name}.comoment"))
+            return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118  it is no dict

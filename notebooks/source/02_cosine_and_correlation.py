@@ -58,6 +58,7 @@ from helpers import (
     load_sentences,
     pearson_correlation,
     say,
+    show,
     token_id_of,
 )
 from helpers.teaching.checks import check
@@ -99,7 +100,7 @@ for row in x:
     length_0 += row[0] ** 2
     length_1 += row[1] ** 2
 
-print(f"{dot / (length_0 * length_1) ** 0.5:.3f}")
+show(f"{dot / (length_0 * length_1) ** 0.5:.3f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -205,7 +206,7 @@ curves = {
 }
 for offset in (0, 1, 3, 5):
     at = int((offsets - offset).abs().argmin())
-    print(f"{offset:2d}  cos {curves['cosine'][at]:+.2f}   r {curves['correlation'][at]:+.2f}")
+    show(f"{offset:2d}  cos {curves['cosine'][at]:+.2f}   r {curves['correlation'][at]:+.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -355,7 +356,7 @@ Look at one pair: a cosine above 0.9 (or the highest there is, if none is) and a
 high = cosine.triu(1).max().clamp(max=0.9)
 candidates = torch.where(cosine.triu(1) >= high, correlation.abs(), torch.inf)
 i, j = divmod(int(candidates.argmin()), len(m))
-figure = plot_feature_pair(x[:, i], x[:, j], f"cos = {cosine[i, j]:.2f}   r = {correlation[i, j]:.2f}   n = {len(x)}")
+figure = plot_feature_pair(x[:, i], x[:, j], f"cos = {cosine[i, j]:.2f}   r = {correlation[i, j]:z.2f}   n = {len(x)}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -461,8 +462,8 @@ Hai số trên là tỉ lệ cặp không xác định ở tầng 0: của tươ
 
 ## Tài liệu
 - J. L. Rodgers và W. A. Nicewander, *Thirteen Ways to Look at the Correlation Coefficient*, The American Statistician 42(1), 1988.
-- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512).
-- W. Timkey và M. van Schijndel, *All Bark and No Bite: Rogue Dimensions in Transformer Language Models Obscure Representational Quality*, EMNLP 2021 (arXiv:2109.04404).
+- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)).
+- W. Timkey và M. van Schijndel, *All Bark and No Bite: Rogue Dimensions in Transformer Language Models Obscure Representational Quality*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)).
 """
 
 # %% [markdown] lang="en"
@@ -490,6 +491,6 @@ The two numbers are the share of undefined pairs at layer 0: of the correlation,
 
 ## References
 - J. L. Rodgers and W. A. Nicewander, *Thirteen Ways to Look at the Correlation Coefficient*, The American Statistician 42(1), 1988.
-- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512).
-- W. Timkey and M. van Schijndel, *All Bark and No Bite: Rogue Dimensions in Transformer Language Models Obscure Representational Quality*, EMNLP 2021 (arXiv:2109.04404).
+- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)).
+- W. Timkey and M. van Schijndel, *All Bark and No Bite: Rogue Dimensions in Transformer Language Models Obscure Representational Quality*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)).
 """

@@ -63,6 +63,7 @@ from helpers import (
     n_block_pairs,
     part_slices,
     say,
+    show,
     token_id_of,
 )
 from helpers.teaching.checks import check
@@ -201,7 +202,7 @@ if qkv.sizes != (768, 768, 768):
 for name, sizes in shapes.items():
     counted = {block: int((matrix_mask(sizes) == code).sum()) for block, code in BLOCKS.items()}
     assert counted == n_block_pairs(sizes)
-    print(f"{name:14s}", "  ".join(f"{block} {count:_}" for block, count in counted.items()))
+    show(f"{name:14s}", "  ".join(f"{block} {count:,}" for block, count in counted.items()))
 
 # %% [markdown] lang="vi"
 r"""
@@ -311,7 +312,7 @@ for block, code in BLOCKS.items():
     by_mask = similarity[mask == code]
     by_slices = block_values(similarity, qkv.sizes, block)
     assert torch.equal(by_mask, by_slices)
-    print(f"{block}  {code}  {len(by_mask):7_}  {by_slices.std():.2f}")
+    show(f"{block}  {code}  {len(by_mask):7,}  {by_slices.std():.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -366,7 +367,7 @@ def megabytes(tensor):
     return tensor.numel() * tensor.element_size() / 1e6
 
 
-print(f"{megabytes(similarity):.1f} MB + {megabytes(mask):.1f} MB  /  {megabytes(x):.1f} MB")
+show(f"{megabytes(similarity):.1f} MB + {megabytes(mask):.1f} MB  /  {megabytes(x):.1f} MB")
 
 result = block_histograms(qkv.joined(), qkv.sizes)
 counts = result["cosine"]["QQ"].counts  # [layer, bin]
@@ -420,7 +421,7 @@ r"""
 
 ## Tài liệu
 - Tài liệu NumPy: `numpy.outer`, `numpy.triu`, `numpy.histogram`.
-- J. Ainslie và cộng sự, *GQA*, 2023 (arXiv:2305.13245).
+- J. Ainslie và cộng sự, *GQA*, 2023 ([arXiv:2305.13245](https://arxiv.org/abs/2305.13245)).
 """
 
 # %% [markdown] lang="en"
@@ -446,5 +447,5 @@ r"""
 
 ## References
 - NumPy documentation: `numpy.outer`, `numpy.triu`, `numpy.histogram`.
-- J. Ainslie et al., *GQA*, 2023 (arXiv:2305.13245).
+- J. Ainslie et al., *GQA*, 2023 ([arXiv:2305.13245](https://arxiv.org/abs/2305.13245)).
 """

@@ -62,6 +62,7 @@ from helpers import (
     load_sentences,
     part_slices,
     say,
+    show,
     shuffle_entries,
     token_id_of,
     wasserstein_distance,
@@ -189,7 +190,7 @@ n_different = int((~alike.tril(-1).any(dim=1)).sum())  # not counted: a sentence
 for measure in ("cosine", "correlation"):
     qq = target[measure]["QQ"]
     outer = (qq.counts[0, 0] + qq.counts[0, -1]) / qq.n_pairs[0]
-    print(
+    show(
         f"{label(measure):28s} |s| > 0.98: {outer:.0%}   {label('undefined')}: {qq.n_undefined[0] / qq.n_pairs[0]:.0%}"
     )
 print(say("số vector khác nhau ở tầng 0:", "different vectors at layer 0:"), n_different, "/", len(first))
@@ -336,7 +337,7 @@ print(f"{label('smile_index'):28s}" + "     ".join(BLOCKS))
 for layer in layers:
     for name, histograms in (("target", target), ("control", control), ("baseline_short", baseline)):
         row = "  ".join(f"{smile(histograms['cosine'], block, layer):+.2f}" for block in BLOCKS)
-        print(f"{label('layer')} {layer:2d}  {label(name):16s}  {row}")
+        show(f"{label('layer')} {layer:2d}  {label(name):16s}  {row}")
 
 
 # %%
@@ -369,7 +370,7 @@ for number in range(6):
     for layer in layers:
         holds, figures = claims(layer)[number]
         verdict = label("verdict_holds" if holds else "verdict_fails")
-        print(f"{number + 1}. {label('layer')} {layer:2d}  {verdict:6s} {figures}")
+        show(f"{number + 1}. {label('layer')} {layer:2d}  {verdict:6s} {figures}")
 everywhere = say("mọi tầng trừ tầng 0: đúng ở", "all layers but 0: holds at")
 print(f"6. {everywhere} {int((apart[1:] < 0.02).sum())}/{n_layer - 1}")
 
@@ -415,7 +416,7 @@ water = block_histograms(water_qkv.joined(), water_qkv.sizes)
 
 check("4.2", water, model, tokenizer, solution=True)
 needs("4.1")
-print([f"{smile(water['cosine'], 'QQ', layer):+.2f}" for layer in layers])
+show(*(f"{smile(water['cosine'], 'QQ', layer):+.2f}" for layer in layers))
 
 # %% [markdown] lang="vi"
 r"""
@@ -481,7 +482,7 @@ for layer in (*layers, n_layer - 1):
     meet, never = float(pairs[own].mean()), float(pairs[~own].mean())
     verdict = label("verdict_holds" if meet >= never + 0.1 else "verdict_fails")
     figures = f"{say('gặp', 'meet')} {meet:.3f}   {say('không gặp', 'never meet')} {never:.3f}"
-    print(f"{label('layer')} {layer:2d}   {verdict:6s} {figures}   {meet - never:+.3f}")
+    show(f"{label('layer')} {layer:2d}   {verdict:6s} {figures}   {meet - never:+.3f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -507,7 +508,7 @@ for layer in layers:
     for part, features in part_slices(sizes).items():
         s = cosine_similarity(x_target[layer, :, features].T)[tuple(upper)]  # [pair of sentences]
         high = (s > 0.9).double().mean()
-        print(f"{label('layer')} {layer:2d}   {part}   {label('mean')} {s.mean():.2f}   > 0.9: {high:.0%}")
+        show(f"{label('layer')} {layer:2d}   {part}   {label('mean')} {s.mean():.2f}   > 0.9: {high:.0%}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -548,9 +549,9 @@ r"""
 ## Tài liệu
 Ba bài đầu nói về cosine giữa vector của các *token* (hàng), không phải giữa các chiều (cột).
 
-- J. Gao và cộng sự, *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 (arXiv:1907.12009).
-- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512).
-- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404).
+- J. Gao và cộng sự, *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 ([arXiv:1907.12009](https://arxiv.org/abs/1907.12009)).
+- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)).
+- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)).
 - R. A. Fisher, *Frequency Distribution of the Values of the Correlation Coefficient in Samples from an Indefinitely Large Population*, Biometrika 10(4), 1915.
 """
 
@@ -578,8 +579,8 @@ r"""
 ## References
 The first three are about cosines between *token* vectors (rows), not between features (columns).
 
-- J. Gao et al., *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 (arXiv:1907.12009).
-- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512).
-- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404).
+- J. Gao et al., *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 ([arXiv:1907.12009](https://arxiv.org/abs/1907.12009)).
+- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)).
+- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)).
 - R. A. Fisher, *Frequency Distribution of the Values of the Correlation Coefficient in Samples from an Indefinitely Large Population*, Biometrika 10(4), 1915.
 """

@@ -59,6 +59,7 @@ from helpers import (
     load_sentences,
     null_shares,
     say,
+    show,
     shuffle_entries,
     shuffle_within_features,
     smile_index,
@@ -90,7 +91,7 @@ generator = torch.Generator().manual_seed(1)
 signs = torch.tensor([[1.0], [-1.0], [-1.0], [1.0]])  # [sample, 1]
 
 for x in (toy, shuffle_entries(toy, generator), shuffle_within_features(toy, generator), toy * signs):
-    print([[int(value) for value in row] for row in x], label("mean"), [f"{value:+.1f}" for value in x.mean(dim=0)])
+    show([[int(value) for value in row] for row in x], label("mean"), *(f"{value:+.1f}" for value in x.mean(dim=0)))
 
 # %% [markdown] lang="vi"
 r"""
@@ -148,7 +149,7 @@ for name, result in zip(names, (entries, within)):
     for block in ("QQ", "KK", "VV"):
         cosine = f"{label('cosine')} → {label('target')} {to_target(result, 'cosine', block):.2f}"
         correlation = f"{label('correlation')} → null {to_null(result, 'correlation', block):.2f}"
-        print(f"{label(name):30s} {block}   {cosine}   {correlation}")
+        show(f"{label(name):30s} {block}   {cosine}   {correlation}")
 
 # %%
 same_cosine = max(to_target(within, "cosine", block) for block in ("QQ", "KK", "VV")) < 0.02
@@ -174,7 +175,7 @@ for block in ("QQ", "KK", "VV"):
     distance = wasserstein_distance(shuffled[block], original[block])  # [layer]
     count = f"{int((distance < 0.02).sum())}/{len(distance)} {label('layers')}"
     farthest = f"{say('xa nhất', 'largest')} {distance.max():.4f} ({label('layer')} {1 + int(distance.argmax())})"
-    print(f"{block}   {say('như nhau ở', 'the same at')} {count}   {farthest}")
+    show(f"{block}   {say('như nhau ở', 'the same at')} {count}   {farthest}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -242,7 +243,7 @@ figure = plot_conditions({label("flipped"): flipped, label("target"): target}, t
 # %%
 for block in ("QQ", "KK", "VV"):
     s = [float(smile_index(h[block])) for h in (target["cosine"], target["correlation"], flipped["correlation"])]
-    print(f"{block}   cosine {s[0]:+.2f}   r {s[1]:+.2f}   r ± {s[2]:+.2f}")
+    show(f"{block}   cosine {s[0]:+.2f}   r {s[1]:+.2f}   r ± {s[2]:+.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -267,7 +268,7 @@ for n in (3, 5, 10, 54, 200):
     noise = torch.randn(n, 300, generator=generator)  # [sample, feature]
     r = block_histograms(noise, (100, 100, 100))["correlation"]["QV"]
     width = f"{label('std')} {float(r.std):.2f}   1/√(n−1) {(n - 1) ** -0.5:.2f}"
-    print(f"n = {n:3d}   {width}   S {float(smile_index(r)):+.2f}")
+    show(f"n = {n:3d}   {width}   S {float(smile_index(r)):+.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -383,7 +384,7 @@ smiling = {}
 for name, values in vectors.items():
     s, s_r = smiles(values)
     smiling[name] = min(s[:2]) > 0
-    print(f"{name:18s} n = {len(values):3d}   cosine {written(s)}   r {written(s_r)}")
+    show(f"{name:18s} n = {len(values):3d}   cosine {written(s)}   r {written(s_r)}")
 verdict = "undefined" if not smiling['" her"'] else "fails" if any(list(smiling.values())[3:]) else "holds"
 claim = say("nụ cười định vị nghĩa của token đích:", "the smile locates the meaning of the target:")
 print(claim, label(f"verdict_{verdict}"))
@@ -422,7 +423,7 @@ massive = ratio > 2.5
 
 for name, group in ((say("khổng lồ", "massive"), massive), (say("bình thường", "ordinary"), ~massive)):
     shown = " ".join(f"{value:.1f}" for value in ratio[group].sort().values)
-    print(f"{name} {int(group.sum())}: {shown}")
+    show(f"{name} {int(group.sum())}: {shown}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -445,7 +446,7 @@ for name, samples in (
     (say("nhiễu thuần túy", "pure noise"), [noise]),
 ):
     s_r = torch.tensor([smiles(sample)[1] for sample in samples]).mean(dim=0)  # QQ, KK, VV
-    print(f"{name:22s} n = {n}   r {written(s_r)}")
+    show(f"{name:22s} n = {n}   r {written(s_r)}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -480,10 +481,10 @@ for seed in range(2):
     values = capture_qkv(untrained(seed), batch, layers=layer, positions=positions).joined()[0]
     s, _ = smiles(values)
     m = values.double().mean(dim=0).abs() / values.double().std(dim=0, correction=0)  # [feature]
-    print(f"{say('hạt giống', 'seed')} {seed}   S {written(s)}   {middle} |m| {float(m.median()):.2f}")
+    show(f"{say('hạt giống', 'seed')} {seed}   S {written(s)}   {middle} |m| {float(m.median()):.2f}")
 
 m = x.double().mean(dim=0).abs() / x.double().std(dim=0, correction=0)
-print(f"{say('đã huấn luyện', 'trained')}   {middle} |m| {float(m.median()):.2f}")
+show(f"{say('đã huấn luyện', 'trained')}   {middle} |m| {float(m.median()):.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -553,9 +554,9 @@ r"""
 ## Tài liệu
 - R. A. Fisher, *Frequency Distribution of the Values of the Correlation Coefficient in Samples from an Indefinitely Large Population*, Biometrika 10(4), 1915.
 - B. Efron và R. J. Tibshirani, *An Introduction to the Bootstrap*, Chapman & Hall, 1993.
-- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404): về cosine giữa vector của các token (hàng).
-- M. Sun và cộng sự, *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762).
-- X. Gu và cộng sự, *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 (arXiv:2410.10781).
+- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)): về cosine giữa vector của các token (hàng).
+- M. Sun và cộng sự, *Massive Activations in Large Language Models*, 2024 ([arXiv:2402.17762](https://arxiv.org/abs/2402.17762)).
+- X. Gu và cộng sự, *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 ([arXiv:2410.10781](https://arxiv.org/abs/2410.10781)).
 """
 
 # %% [markdown] lang="en"
@@ -583,7 +584,7 @@ r"""
 ## References
 - R. A. Fisher, *Frequency Distribution of the Values of the Correlation Coefficient in Samples from an Indefinitely Large Population*, Biometrika 10(4), 1915.
 - B. Efron and R. J. Tibshirani, *An Introduction to the Bootstrap*, Chapman & Hall, 1993.
-- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404): on cosines between token vectors (rows).
-- M. Sun et al., *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762).
-- X. Gu et al., *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 (arXiv:2410.10781).
+- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)): on cosines between token vectors (rows).
+- M. Sun et al., *Massive Activations in Large Language Models*, 2024 ([arXiv:2402.17762](https://arxiv.org/abs/2402.17762)).
+- X. Gu et al., *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 ([arXiv:2410.10781](https://arxiv.org/abs/2410.10781)).
 """

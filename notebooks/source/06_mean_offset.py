@@ -68,6 +68,7 @@ from helpers import (
     null_shares,
     part_slices,
     say,
+    show,
     shuffle_entries,
     smile_index,
     token_id_of,
@@ -138,7 +139,7 @@ print(model.provenance, "·", label("layer"), layer, "·", f"n = {n}")
 needs("6.1")
 for a in (0, 0.25, 0.5, 0.75, 0.9, 1):
     cosine = block_histograms(partial_centre(x, a), sizes, measures="cosine")["cosine"]
-    print(f"a = {a:4.2f}   S ", *(f"{block} {float(smile_index(cosine[block])):+.2f}" for block in ("QQ", "KK", "VV")))
+    show(f"a = {a:4.2f}   S ", *(f"{block} {float(smile_index(cosine[block])):+.2f}" for block in ("QQ", "KK", "VV")))
 
 # %% tags=["nbval-ignore-output"]
 explorer = centring_explorer(x, sizes, block="QQ")
@@ -173,7 +174,7 @@ for block in BLOCKS:
     predicted = torch.histc(block_values(torch.outer(b, b), sizes, block), bins=100, min=-1, max=1)
     near = float(wasserstein_distance(h, predicted / predicted.sum()))
     far = float(wasserstein_distance(h, null_shares(n, "cosine", h.edges)))
-    print(f"{block}   W1: b·b → cosine {near:.3f}   null → cosine {far:.3f}")
+    show(f"{block}   W1: b·b → cosine {near:.3f}   null → cosine {far:.3f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -235,7 +236,7 @@ c = vectors["ordinary"][layer][words["ordinary"] != her].mean(dim=0)  # [F]
 mean_her = captures["her"][layer].mean(dim=0)  # [F]
 for part, at in part_slices(sizes).items():
     cosine = torch.cosine_similarity(mean_her[at], c[at], dim=0)
-    print(f"{part}   cos(her, c) = {cosine:.2f}   |her| / |c| = {mean_her[at].norm() / c[at].norm():.2f}")
+    show(f"{part}   cos(her, c) = {cosine:.2f}   |her| / |c| = {mean_her[at].norm() / c[at].norm():.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -312,7 +313,7 @@ places = sorted({layer, max(1, n_layer // 3), max(1, n_layer // 2)})
 needs("6.2")
 for at in places:
     figures = (f"   {part} " + " ".join(f"{s:.2f}" for s in row) for part, row in zip("QKV", shares[at]))
-    print(label("layer"), f"{at:2d}", *figures)
+    show(label("layer"), f"{at:2d}", *figures)
 panels = {p: dict(zip(("part_common", "part_word", "part_context"), shares[:, i].T)) for i, p in enumerate("QKV")}
 about = f"{len(word.unique())} {say('từ', 'words')}, {len(word)} {label('tokens')}"
 figure = plot_depth(panels, "energy_share", title=f"{model.provenance} · {about}")
@@ -401,7 +402,7 @@ for at in places:
     along = (project(torch.zeros_like(h).index_copy(0, top, h[top]), at) - bias) * offset  # [F]
     through = (f"  {part} {along[f].sum() / offset[f].square().sum():.0%}" for part, f in part_slices(sizes).items())
     energy, size = h[top].square().sum() / h.square().sum(), bias.norm() / offset.norm()
-    print(label("layer"), f"{at:2d}   {energy:.0%} →", *through, f"  bias {size:.2f}")
+    show(label("layer"), f"{at:2d}   {energy:.0%} →", *through, f"  bias {size:.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -424,7 +425,7 @@ Hundreds of thousands of pairs, but only 54 sentences. The pairs depend on each 
 # %%
 noise = torch.randn(n, sum(sizes), generator=torch.Generator().manual_seed(0))  # [sample, feature]
 again = torch.randint(0, n, (n,), generator=torch.Generator().manual_seed(0))  # the sentences that a bootstrap draws
-print(*(f"{float(block_histograms(y, sizes)['correlation']['QQ'].std):.2f}" for y in (noise, noise[1:], noise[again])))
+show(*(f"{float(block_histograms(y, sizes)['correlation']['QQ'].std):.2f}" for y in (noise, noise[1:], noise[again])))
 
 
 # %%
@@ -433,7 +434,7 @@ def every_smile(y):  # of the cosine, [block]
 
 
 for block, estimate, low, high in zip(BLOCKS, *jackknife(x, every_smile)[:3]):
-    print(f"{block}   S = {estimate:+.2f} [{low:+.2f}, {high:+.2f}]")
+    show(f"{block}   S = {estimate:+.2f} [{low:+.2f}, {high:+.2f}]")
 
 # %% [markdown] lang="vi"
 r"""
@@ -591,7 +592,7 @@ for claim, holds, value in (
     (say("6 các khối giống nhau", "6 the blocks become alike"), apart < 0.02, apart),
     (say("7 độ dời không phải nhiễu", "7 offsets are not noise"), (halves > 0.9) & (own >= 0.05), own),
 ):
-    print(f"{claim:28s} {judged(holds)}   {value.min():+.2f} … {value.max():+.2f}")
+    show(f"{claim:28s} {judged(holds)}   {value.min():+.2f} … {value.max():+.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -637,10 +638,10 @@ r"""
 Gao, Ethayarajh, Timkey và van Schijndel nói về cosine giữa vector của các *token* (hàng).
 
 - B. Efron và C. Stein, *The Jackknife Estimate of Variance*, Annals of Statistics 9(3), 1981.
-- J. Gao và cộng sự, *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 (arXiv:1907.12009).
-- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512).
-- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404).
-- M. Sun và cộng sự, *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762).
+- J. Gao và cộng sự, *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 ([arXiv:1907.12009](https://arxiv.org/abs/1907.12009)).
+- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)).
+- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)).
+- M. Sun và cộng sự, *Massive Activations in Large Language Models*, 2024 ([arXiv:2402.17762](https://arxiv.org/abs/2402.17762)).
 """
 
 # %% [markdown] lang="en"
@@ -667,8 +668,8 @@ r"""
 Gao, Ethayarajh, Timkey and van Schijndel write of cosines between *token* vectors (rows).
 
 - B. Efron and C. Stein, *The Jackknife Estimate of Variance*, Annals of Statistics 9(3), 1981.
-- J. Gao et al., *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 (arXiv:1907.12009).
-- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512).
-- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404).
-- M. Sun et al., *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762).
+- J. Gao et al., *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 ([arXiv:1907.12009](https://arxiv.org/abs/1907.12009)).
+- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)).
+- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)).
+- M. Sun et al., *Massive Activations in Large Language Models*, 2024 ([arXiv:2402.17762](https://arxiv.org/abs/2402.17762)).
 """

@@ -60,6 +60,7 @@ from helpers import (
     load_model,
     load_sentences,
     say,
+    show,
     smile_index,
     token_id_of,
 )
@@ -95,7 +96,7 @@ positions = find_token(batch, token_id_of(tokenizer, " her"))
 sizes = capture_qkv(model, batch, layers=0, positions=positions).sizes
 n_layer, (n_sentence, n_token) = len(attention_modules(model)), batch["input_ids"].shape
 print(model.provenance)
-print(n_layer, sizes, f"Q, K, V: {n_layer * n_sentence * n_token * sum(sizes) * 4 / 1e9:.2f} GB")
+show(n_layer, sizes, f"Q, K, V: {n_layer * n_sentence * n_token * sum(sizes) * 4 / 1e9:.2f} GB")
 
 # %% [markdown] lang="vi"
 r"""
@@ -130,7 +131,7 @@ def matrix_gigabytes(n_layer, sizes):
 
 check("7.1", matrix_gigabytes, solution=True)
 for name, n, shape in (("SmolLM2-135M", 30, (576, 192, 192)), ("GPT-2 XL", 48, (1600, 1600, 1600))):
-    print(f"{name:14s}{matrix_gigabytes(n, shape):.2f} GB")
+    show(f"{name:14s}{matrix_gigabytes(n, shape):.2f} GB")
 
 # %% [markdown] lang="vi"
 r"""
@@ -274,8 +275,8 @@ centred = smiles(target["correlation"])[1:]
 for layer, block in (centred > 0).nonzero().tolist():
     name = list(BLOCKS)[block]
     n = effective_n(target["correlation"][name], "correlation")[1 + layer]
-    print(f"{label('layer')} {1 + layer}  {name}  S = {centred[layer, block]:+.2f}", end="   ")
-    print(f"{label('effective_n')} {n:.1f} / {n_sentence}")
+    show(f"{label('layer')} {1 + layer}  {name}  S = {centred[layer, block]:+.2f}", end="   ")
+    show(f"{label('effective_n')} {n:.1f} / {n_sentence}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -345,7 +346,7 @@ for part in "QKV":
     offset = x.mean(dim=1).square().mean(dim=-1).sqrt()  # [layer]
     spread = x.var(dim=1, correction=0).mean(dim=-1).sqrt()
     moments[part] = {"offset_size": offset, "spread_size": spread.where(spread > 1e-5 * offset, torch.nan)}
-    print(part, "  ", "  →  ".join(f"{relative_offset(x)[place].mean():.2f}" for place in (early, deep)))
+    show(part, "  ", "  →  ".join(f"{relative_offset(x)[place].mean():.2f}" for place in (early, deep)))
 figure = plot_depth(moments, "size_of_parts", log=True, title=f"{model.provenance} · {label('target')}")
 
 # %% [markdown] lang="vi"
@@ -371,7 +372,7 @@ smile_target, smile_control = smiles(target["cosine"]), smiles(control["cosine"]
 curves = {block: {"target": smile_target[:, i], "control": smile_control[:, i]} for i, block in enumerate(BLOCKS)}
 figure = plot_depth(curves, "smile_index", title=model.provenance)
 half = n_layer // 2
-print(label("layer"), half, *(f"{block} {s:+.2f}" for block, s in zip(BLOCKS, smile_target[half])))
+show(label("layer"), half, *(f"{block} {s:+.2f}" for block, s in zip(BLOCKS, smile_target[half])))
 
 # %% [markdown] lang="vi"
 r"""
@@ -428,7 +429,7 @@ for part, curve in moments.items():
     lines.append((4, part, float(offset >= 0.9 and spread >= 1.2), f"×{offset:.2f}  ×{spread:.2f}"))
 for number, where, share, figures in lines:
     degree = "holds" if share == 1 else "partly" if share > 0.5 else "fails"
-    print(f"{number}. {where:3s} {label('verdict_' + degree):13s} {figures}")
+    show(f"{number}. {where:3s} {label('verdict_' + degree):13s} {figures}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -472,10 +473,10 @@ lost = qq[step] - qq[step + 2]
 is_step = bool(closing[0] >= 0.1 and lost >= closing[0] / 2)
 
 print(say("giảm nhiều nhất qua một tầng: ", "largest fall over one layer:  "), end="")
-print(f"{label('layer')} {sharpest}  {qq[sharpest]:+.2f} → {qq[sharpest + 1]:+.2f}")
+show(f"{label('layer')} {sharpest}  {qq[sharpest]:+.2f} → {qq[sharpest + 1]:+.2f}")
 print(say("giảm nhiều nhất qua hai tầng: ", "largest fall over two layers: "), end="")
 share = f"  ({lost / closing[0]:.0%})" if closing[0] > 0 else ""
-print(f"{label('layers')} {step}, {step + 1}  {qq[step]:+.2f} → {qq[step + 2]:+.2f}{share}")
+show(f"{label('layers')} {step}, {step + 1}  {qq[step]:+.2f} → {qq[step + 2]:+.2f}{share}")
 print(say("bậc sụt:", "a step:"), label("verdict_holds" if is_step else "verdict_fails"))
 
 # %%
@@ -485,14 +486,16 @@ typical = lengths[:, real].median(dim=-1).values  # [layer]
 massive = (lengths > 2.5 * typical[:, None, None]) & real
 on_first = torch.stack([weights[rows, :, positions, 0].mean() for weights in run.attentions])  # [layer]
 
-print(say("tầng   S (QQ)   độ dài: token đầu, trung vị   khổng lồ: token đầu, khác   nhìn token đầu",
-          "layer  S (QQ)   length: first token, median       massive: first, other   looks at first"))  # fmt: skip
+print(say("tầng   S (QQ)   độ dài: token đầu tiên, trung vị   khổng lồ: token đầu tiên, khác   nhìn token đầu tiên",
+          "layer  S (QQ)      length: first token,   median            massive: first, other        looks at first"))  # fmt: skip
 for i in range(max(step - 2, 0), min(step + 4, n_layer)):
     first, other = (int(tokens.sum()) for tokens in (massive[i, :, 0], massive[i, :, 1:]))
-    print(f"{i:5d}  {qq[i]:+7.2f}  {lengths[i, :, 0].mean():16.0f}{typical[i]:11.0f}", end="")
-    print(f"{first:20d}{other:7d}{on_first[i]:16.2f}")
+    show(f"{i:5d}  {qq[i]:+7.2f}  {lengths[i, :, 0].mean():24.0f}{typical[i]:10.0f}", end="")
+    show(f"{first:27d}{other:6d}{on_first[i]:22.2f}")
 away = (on_first < on_first[1:].median() / 2).nonzero().flatten().tolist()
-print(say("nhìn token đầu ít hơn nửa mức trung vị:", "first token below half of the median:"), label("layers"), away)
+print(
+    say("nhìn token đầu tiên ít hơn nửa mức trung vị:", "first token below half of the median:"), label("layers"), away
+)
 
 # %% [markdown] lang="vi"
 r"""
@@ -623,11 +626,11 @@ r"""
 
 ## Tài liệu
 Ba bài đầu nói về cosine giữa các *vector token* (các hàng), không phải giữa các chiều (các cột) như ở đây.
-- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512): biểu diễn của cùng một từ khác nhau nhiều hơn ở tầng sâu.
-- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404): vài chiều chi phối cosine.
-- N. Godey, É. de la Clergerie và B. Sagot, *Anisotropy Is Inherent to Self-Attention in Transformers*, EACL 2024 (arXiv:2401.12143).
-- M. Sun và cộng sự, *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762): vài giá trị kích hoạt khổng lồ, thường ở token đầu tiên.
-- X. Gu và cộng sự, *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 (arXiv:2410.10781): khi nào và vì sao attention dồn vào token đầu tiên.
+- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)): biểu diễn của cùng một từ khác nhau nhiều hơn ở tầng sâu.
+- W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)): vài chiều chi phối cosine.
+- N. Godey, É. de la Clergerie và B. Sagot, *Anisotropy Is Inherent to Self-Attention in Transformers*, EACL 2024 ([arXiv:2401.12143](https://arxiv.org/abs/2401.12143)).
+- M. Sun và cộng sự, *Massive Activations in Large Language Models*, 2024 ([arXiv:2402.17762](https://arxiv.org/abs/2402.17762)): vài giá trị kích hoạt khổng lồ, thường ở token đầu tiên.
+- X. Gu và cộng sự, *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 ([arXiv:2410.10781](https://arxiv.org/abs/2410.10781)): khi nào và vì sao attention dồn vào token đầu tiên.
 """
 
 # %% [markdown] lang="en"
@@ -652,9 +655,9 @@ r"""
 
 ## References
 The first three are about cosines between *token vectors* (rows), not between features (columns) as here.
-- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512): representations of one word differ more at deeper layers.
-- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 (arXiv:2109.04404): a few dimensions rule the cosine.
-- N. Godey, É. de la Clergerie and B. Sagot, *Anisotropy Is Inherent to Self-Attention in Transformers*, EACL 2024 (arXiv:2401.12143).
-- M. Sun et al., *Massive Activations in Large Language Models*, 2024 (arXiv:2402.17762): a few massive activations, mostly at the first token.
-- X. Gu et al., *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 (arXiv:2410.10781): when and why attention goes to the first token.
+- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)): representations of one word differ more at deeper layers.
+- W. Timkey and M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)): a few dimensions rule the cosine.
+- N. Godey, É. de la Clergerie and B. Sagot, *Anisotropy Is Inherent to Self-Attention in Transformers*, EACL 2024 ([arXiv:2401.12143](https://arxiv.org/abs/2401.12143)).
+- M. Sun et al., *Massive Activations in Large Language Models*, 2024 ([arXiv:2402.17762](https://arxiv.org/abs/2402.17762)): a few massive activations, mostly at the first token.
+- X. Gu et al., *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 ([arXiv:2410.10781](https://arxiv.org/abs/2410.10781)): when and why attention goes to the first token.
 """

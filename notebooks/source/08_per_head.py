@@ -61,6 +61,7 @@ from helpers import (
     load_sentences,
     pearson_correlation,
     say,
+    show,
     smile_index,
     token_id_of,
 )
@@ -233,7 +234,7 @@ for block in ("QQ", "KK", "VV"):
     gap = (index_of(within, edges) - index_of(across, edges))[1:]  # [layer - 1]
     differ = int((gap.abs() > 0.05).sum())
     print(f"{block}  {say('khác nhau ở', 'differ at')} {differ} / {n_layer - 1} {label('layers')}", end="   ")
-    print(f"{say('lệch nhiều nhất', 'largest gap')} {gap[gap.abs().argmax()]:+.2f}")
+    show(f"{say('lệch nhiều nhất', 'largest gap')} {gap[gap.abs().argmax()]:+.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -328,7 +329,7 @@ print({kind: tuple(smiles_of["cosine"].shape) for kind, smiles_of in cuts.items(
 # %%
 most = int(stats.binom.ppf(0.95, n_layer - 1, 1 / (n_cut + 1)))  # chance gives more with a probability below 5%
 mean = (n_layer - 1) / (n_cut + 1)
-print(say(f"riêng may rủi: trung bình {mean:.1f} tầng, 95% trường hợp không quá {most}",
+show(say(f"riêng may rủi: trung bình {mean:.1f} tầng, 95% trường hợp không quá {most}",
           f"chance alone: {mean:.1f} layers in the mean, at most {most} in 95% of the cases"))  # fmt: skip
 curves = {}
 needs("8.1")
@@ -339,7 +340,7 @@ for kind, smiles_of in cuts.items():
         beaten = int((real > made_up.amax(dim=0))[1:].sum())
         verdict = label("verdict_holds" if beaten > most else "verdict_fails")
         ratio = (real / made_up.mean(dim=0))[1:].median()
-        print(f"{kind:18s}{label(measure):26s}{verdict:6s}{beaten:3d} / {n_layer - 1} {label('layers')}   ×{ratio:.1f}")
+        show(f"{kind:18s}{label(measure):26s}{verdict:6s}{beaten:3d} / {n_layer - 1} {label('layers')}   ×{ratio:.1f}")
         rest = {"random_groups_mean": made_up.mean(dim=0), "random_groups": made_up.amax(dim=0)}
         curves.setdefault(measure, {"real_heads": real, **rest})  # the figure shows the blind cuts
 figure = plot_depth(curves, "spread_over_heads", title=f"{model.provenance} · QQ")
@@ -389,7 +390,7 @@ intervals = {
 pooled_smile = {block: float(smile_index(pooled["cosine"][block])[layer]) for block in intervals}
 for block, interval in intervals.items():
     values = interval.estimate
-    print(
+    show(
         f"{block}  {label('pooled')} {pooled_smile[block]:+.2f}   {label('head_mean')} {values.mean():+.2f}   "
         f"{say('từ', 'from')} {values.min():+.2f} {say('đến', 'to')} {values.max():+.2f}   "
         f"± {interval.standard_error.mean():.2f}"
@@ -398,7 +399,7 @@ for block, interval in intervals.items():
 # %%
 needs("8.1")
 off = (smile_index(pooled["cosine"]["QQ"]) - smile["QQ"].mean(dim=-1))[1:].abs()  # [layer - 1]
-print(f"QQ  |{label('pooled')} − {label('head_mean')}| ≤ {off.max():.2f}  ({n_layer - 1} {label('layers')})")
+show(f"QQ  |{label('pooled')} − {label('head_mean')}| ≤ {off.max():.2f}  ({n_layer - 1} {label('layers')})")
 parts = [part[layer] for part in (target_qkv.q, target_qkv.k, target_qkv.v)]
 blind = torch.stack([by_head(*map(random_groups, parts), d_head) for _ in range(n_cut)])  # [cut, head, sample, ...]
 blind = block_histograms(blind, sizes, measures="cosine")["cosine"]
@@ -485,9 +486,9 @@ r"""
 - Một phần đáng kể của độ phân tán ấy là do mỗi đầu có ít chiều: hãy so với nhóm ngẫu nhiên trước khi nói “đầu này đặc biệt”. Cũng trên mô hình ấy, phần còn lại là thật: các đầu thật thắng ở nhiều tầng hơn hẳn mức may rủi, với cả hai phép đo và cả hai cách cắt (mục 4).
 
 ## Tài liệu
-- J. Ainslie và cộng sự, *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 (arXiv:2305.13245).
-- P. Michel, O. Levy và G. Neubig, *Are Sixteen Heads Really Better than One?*, NeurIPS 2019 (arXiv:1905.10650).
-- E. Voita và cộng sự, *Analyzing Multi-Head Self-Attention: Specialized Heads Do the Heavy Lifting, the Rest Can Be Pruned*, ACL 2019 (arXiv:1905.09418).
+- J. Ainslie và cộng sự, *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 ([arXiv:2305.13245](https://arxiv.org/abs/2305.13245)).
+- P. Michel, O. Levy và G. Neubig, *Are Sixteen Heads Really Better than One?*, NeurIPS 2019 ([arXiv:1905.10650](https://arxiv.org/abs/1905.10650)).
+- E. Voita và cộng sự, *Analyzing Multi-Head Self-Attention: Specialized Heads Do the Heavy Lifting, the Rest Can Be Pruned*, ACL 2019 ([arXiv:1905.09418](https://arxiv.org/abs/1905.09418)).
 - B. Efron và C. Stein, *The Jackknife Estimate of Variance*, Annals of Statistics 9(3), 1981.
 """
 
@@ -513,8 +514,8 @@ r"""
 - A considerable part of that scatter comes from the few features of each head: compare with random groups before calling a head special. On the same model the rest is real: the heads win at far more layers than chance gives, with both measures and both kinds of cut (section 4).
 
 ## References
-- J. Ainslie et al., *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 (arXiv:2305.13245).
-- P. Michel, O. Levy and G. Neubig, *Are Sixteen Heads Really Better than One?*, NeurIPS 2019 (arXiv:1905.10650).
-- E. Voita et al., *Analyzing Multi-Head Self-Attention: Specialized Heads Do the Heavy Lifting, the Rest Can Be Pruned*, ACL 2019 (arXiv:1905.09418).
+- J. Ainslie et al., *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023 ([arXiv:2305.13245](https://arxiv.org/abs/2305.13245)).
+- P. Michel, O. Levy and G. Neubig, *Are Sixteen Heads Really Better than One?*, NeurIPS 2019 ([arXiv:1905.10650](https://arxiv.org/abs/1905.10650)).
+- E. Voita et al., *Analyzing Multi-Head Self-Attention: Specialized Heads Do the Heavy Lifting, the Rest Can Be Pruned*, ACL 2019 ([arXiv:1905.09418](https://arxiv.org/abs/1905.09418)).
 - B. Efron and C. Stein, *The Jackknife Estimate of Variance*, Annals of Statistics 9(3), 1981.
 """

@@ -59,6 +59,7 @@ from helpers import (
     load_ordinary,
     load_sentences,
     say,
+    show,
     smile_index,
     token_id_of,
     wasserstein_distance,
@@ -205,7 +206,7 @@ trained = next(iter(conditions.values()))["cosine"]
 for name, result in conditions.items():
     s = "  ".join(f"{block} {float(smile_index(result['cosine'][block])):+z.2f}" for block in ("QQ", "QK", "KK"))
     moved = max(float(wasserstein_distance(result["cosine"][block], trained[block])) for block in ("QQ", "KK"))
-    print(f"{name:20s} S  {s}   W1 {moved:.2f}")
+    show(f"{name:20s} S  {s}   W1 {moved:.2f}")
 title = f"{model.provenance} · {label('layer')} {layer}"
 figure = plot_conditions(conditions, measures=("cosine",), blocks=("QQ", "QK", "KK"), title=title)
 
@@ -242,7 +243,7 @@ as_trained, signs = say("như đã huấn luyện", "as trained"), say("đổi d
 for name, vectors in ((as_trained, qkv.joined()[layer]), (signs, torch.cat([*flipped, qkv.v[layer]], dim=-1))):
     kk = block_histograms(vectors.float(), qkv.sizes, measures="cosine")["cosine"]["KK"]
     right = float(kk.counts[len(kk.counts) // 2 :].sum() / kk.counts.sum())
-    print(f"{name:20s} KK   S {float(smile_index(kk)):+z.2f}   {say('bên phải số 0:', 'right of 0:')} {right:.0%}")
+    show(f"{name:20s} KK   S {float(smile_index(kk)):+z.2f}   {say('bên phải số 0:', 'right of 0:')} {right:.0%}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -285,7 +286,7 @@ plain, _ = logits_and_smile(0)
 for size in (0, 1, 4, 16):
     logits, s = logits_and_smile(size)
     assert (logits - plain).abs().max() < 1e-9
-    print(f"c × {size:2d}   |Δ logit| < 1e-9   S KK {s:+z.2f}")
+    show(f"c × {size:2d}   |Δ logit| < 1e-9   S KK {s:+z.2f}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -359,13 +360,13 @@ def shares_of(captured, layer):
 
 shown = sorted({max(1, round(share * (n_layer - 1))) for share in (0.1, 0.5, 0.9)})
 shares = {layer: shares_of(qkv, layer) for layer in shown}
-figure = plot_pairs(shares, title=f"{model.provenance} · “ her” · n = {len(positions)} {label('sentences')}")
+figure = plot_pairs(shares, title=f'{model.provenance} · " her" · n = {len(positions)} {label("sentences")}')
 for layer, parts in shares.items():
     row = "   ".join(
         f"{part} {say('nhanh', 'fast')} {float(s[:, : half // 2].mean()):.2f} {say('chậm', 'slow')} {float(s[:, half // 2 :].mean()):.2f}"
         for part, s in parts.items()
     )
-    print(f"{label('layer')} {layer:2d}   {row}")
+    show(f"{label('layer')} {layer:2d}   {row}")
 if not rotary_half(model, d_head):
     print(
         say(
@@ -419,9 +420,9 @@ r"""
 ## Tài liệu
 - N. Elhage và cộng sự, *A Mathematical Framework for Transformer Circuits*, 2021 (transformer-circuits.pub).
 - N. Elhage, R. Lasenby và C. Olah, *Privileged Bases in the Transformer Residual Stream*, 2023 (transformer-circuits.pub).
-- M. Jin và cộng sự, *Massive Values in Self-Attention Modules are the Key to Contextual Knowledge Understanding*, ICML 2025 (arXiv:2502.01563).
-- A. Jonasson, *Rotary Offset Features in Large Language Models*, 2025 (arXiv:2503.01832).
-- M. Namazifar, D. Hazarika, D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 (arXiv:2302.08626).
+- M. Jin và cộng sự, *Massive Values in Self-Attention Modules are the Key to Contextual Knowledge Understanding*, ICML 2025 ([arXiv:2502.01563](https://arxiv.org/abs/2502.01563)).
+- A. Jonasson, *Rotary Offset Features in Large Language Models*, 2025 ([arXiv:2503.01832](https://arxiv.org/abs/2503.01832)).
+- M. Namazifar, D. Hazarika, D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 ([arXiv:2302.08626](https://arxiv.org/abs/2302.08626)).
 """
 
 # %% [markdown] lang="en"
@@ -446,7 +447,7 @@ r"""
 ## References
 - N. Elhage et al., *A Mathematical Framework for Transformer Circuits*, 2021 (transformer-circuits.pub).
 - N. Elhage, R. Lasenby and C. Olah, *Privileged Bases in the Transformer Residual Stream*, 2023 (transformer-circuits.pub).
-- M. Jin et al., *Massive Values in Self-Attention Modules are the Key to Contextual Knowledge Understanding*, ICML 2025 (arXiv:2502.01563).
-- A. Jonasson, *Rotary Offset Features in Large Language Models*, 2025 (arXiv:2503.01832).
-- M. Namazifar, D. Hazarika and D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 (arXiv:2302.08626).
+- M. Jin et al., *Massive Values in Self-Attention Modules are the Key to Contextual Knowledge Understanding*, ICML 2025 ([arXiv:2502.01563](https://arxiv.org/abs/2502.01563)).
+- A. Jonasson, *Rotary Offset Features in Large Language Models*, 2025 ([arXiv:2503.01832](https://arxiv.org/abs/2503.01832)).
+- M. Namazifar, D. Hazarika and D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 ([arXiv:2302.08626](https://arxiv.org/abs/2302.08626)).
 """

@@ -58,6 +58,7 @@ from helpers import (
     load_sentences,
     part_slices,
     say,
+    show,
     shuffle_entries,
     shuffle_within_features,
     smile_index,
@@ -281,7 +282,7 @@ The seven claims of notebook 06, each with a figure and a threshold. ($S$ is the
 
 # %%
 for number, claim in enumerate(CLAIMS, start=1):
-    print(f"{number}  {say(*claim.name):26s} {claim.rule()}")
+    show(f"{number}  {say(*claim.name):26s} {claim.rule()}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -366,7 +367,7 @@ verdicts = judge(x, x_control, sizes, layer)
 for v in verdicts:
     name, verdict = say(*v.claim.name), label(f"verdict_{v.verdict}")
     interval = f"{v.value:+.2f} [{v.low:+.2f}, {v.high:+.2f}]{' ?' if v.undecided else ''}"
-    print(f"{v.number} {name:26s} {verdict:15s} {v.held:2d}/{v.layers} {label('layers')}   {interval}")
+    show(f"{v.number} {name:26s} {verdict:15s} {v.held:2d}/{v.layers} {label('layers')}   {interval}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -389,7 +390,7 @@ The cell writes it from the verdicts, so it cannot say too much. You may write i
 # %%
 print(f"{model.provenance}, “{target.word}”, n = {n}")
 for line in conclude(verdicts, x, sizes, layer, target):
-    print("-", line)
+    show("-", line)
 
 # %% [markdown] lang="vi"
 r"""
@@ -551,7 +552,7 @@ for name, (who, _) in models.items():
     largest = max(middle, key=lambda part: abs(middle[part]))
     has = any(bool(bias_of(who, i).any()) for i in range(len(attention_modules(who))))
     said = say(f"lớn nhất ở {largest}", f"largest in {largest}") if has else say("không có bias", "no biases")
-    print(f"{name:24s} {row}   {said}")
+    show(f"{name:24s} {row}   {said}")
 
 # %% [markdown] lang="vi"
 r"""
@@ -597,11 +598,11 @@ r"""
 - Độ dời tách được thành phần của bias và phần của $W\bar h$; hai mô hình có thể cùng cười vì những lý do khác nhau.
 
 ## Tài liệu
-- N. Reimers và I. Gurevych, *Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks*, EMNLP 2019 (arXiv:1908.10084).
-- W. Wang và cộng sự, *MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers*, NeurIPS 2020 (arXiv:2002.10957).
-- J. Devlin và cộng sự, *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, NAACL 2019 (arXiv:1810.04805).
+- N. Reimers và I. Gurevych, *Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks*, EMNLP 2019 ([arXiv:1908.10084](https://arxiv.org/abs/1908.10084)).
+- W. Wang và cộng sự, *MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers*, NeurIPS 2020 ([arXiv:2002.10957](https://arxiv.org/abs/2002.10957)).
+- J. Devlin và cộng sự, *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, NAACL 2019 ([arXiv:1810.04805](https://arxiv.org/abs/1810.04805)).
 - B. Efron và C. Stein, *The Jackknife Estimate of Variance*, Annals of Statistics 9(3), 1981.
-- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512).
+- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)).
 """
 
 # %% [markdown] lang="en"
@@ -627,9 +628,9 @@ r"""
 - An offset can be split into the part of the bias and that of $W\bar h$; two models may smile for different reasons.
 
 ## References
-- N. Reimers and I. Gurevych, *Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks*, EMNLP 2019 (arXiv:1908.10084).
-- W. Wang et al., *MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers*, NeurIPS 2020 (arXiv:2002.10957).
-- J. Devlin et al., *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, NAACL 2019 (arXiv:1810.04805).
+- N. Reimers and I. Gurevych, *Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks*, EMNLP 2019 ([arXiv:1908.10084](https://arxiv.org/abs/1908.10084)).
+- W. Wang et al., *MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers*, NeurIPS 2020 ([arXiv:2002.10957](https://arxiv.org/abs/2002.10957)).
+- J. Devlin et al., *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, NAACL 2019 ([arXiv:1810.04805](https://arxiv.org/abs/1810.04805)).
 - B. Efron and C. Stein, *The Jackknife Estimate of Variance*, Annals of Statistics 9(3), 1981.
-- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 (arXiv:1909.00512).
+- K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)).
 """

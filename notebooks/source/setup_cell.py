@@ -58,20 +58,22 @@ if not found and REPOSITORY:
             f"\nKhông tải được học phần về {HERE}. Đã thử: {problem or 'git clone, nhưng không có helpers/'}\n"
             "Hãy kiểm tra kết nối mạng, kiểm tra địa chỉ và nhánh ghi trong pyproject.toml, mục [tool.qkv] (kho mã "
             f"phải công khai), xóa thư mục {FOLDER} nếu nó còn dang dở, rồi chạy lại ô này. Cách khác: dùng bản "
-            "độc lập của sổ tay này (make standalone).\n"
+            "độc lập của sổ tay này (tải từ trang web của học phần, hoặc tạo bằng make standalone).\n"
             f"\nThe module could not be fetched into {HERE}. Tried: {problem or 'git clone, but no helpers/'}\n"
             "Check the connection, check the address and branch in pyproject.toml, [tool.qkv] (the repository must "
             f"be public), delete the folder {FOLDER} if it is incomplete, and run this cell again. Or use the "
-            "standalone version of this notebook (make standalone)."
+            "standalone version of this notebook (download it from the module's site, or make standalone)."
         )
 if not found:
     raise FileNotFoundError(
         f"\nKhông tìm thấy thư mục helpers/ của học phần: đã tìm trong {HERE}, trong các thư mục cha và các "
         "thư mục con của nó. Kho mã chưa ghi địa chỉ của mình nên ô này không thể tự tải về. Có hai cách: dùng bản "
-        "độc lập của sổ tay này (make standalone), hoặc ghi địa chỉ như README.vi.md hướng dẫn ở mục Colab.\n"
+        "độc lập của sổ tay này (tải từ trang web của học phần, hoặc tạo bằng make standalone), hoặc ghi địa chỉ như "
+        "docs/start.vi.md hướng dẫn.\n"
         f"\nThe module's folder helpers/ was not found: looked in {HERE}, in the folders above it and in those "
         "inside it. The repository's address is not set, so this cell cannot fetch it. Two ways out: use the "
-        "standalone version of this notebook (make standalone), or set the address as README.md says under Colab."
+        "standalone version of this notebook (download it from the module's site, or make standalone), or set the "
+        "address as docs/start.md says."
     )
 sys.path.insert(0, found)
 

@@ -1,28 +1,32 @@
-"""The contract of every architecture: what is captured and edited is what its own attention computes with."""
+"""Capture, of every architecture: what is captured and edited is what its own attention computes with."""
 
-import copy
-import functools
-import re
 from contextlib import ExitStack
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from scipy.special import softmax
 
 from helpers import attention_modules, capture_qkv, load_model
-from helpers.capture import ADAPTERS, Adapter, attention_layers
+from helpers.capture import ADAPTERS, Adapter
 from helpers.experiments.edit import edit_qkv, recorded
-from helpers.experiments.study import StudyError
-from helpers.experiments.takes import takes
 from helpers.text import SentenceBatch, encode
 from tests.support import tiny
 from tests.support.refusal import assert_refused
 from tests.support.tiny import EVERY, LENGTHS, N_HEAD, N_LAYER, by_head, random_batch, random_model
 from tools import models
 
-PARTS = "QKV"
-built = functools.cache(random_model)
+PARTS, BATCH = "QKV", random_batch()
+MASK = BATCH["attention_mask"]
+built = cache(random_model)
+
+
+def own_hooks(model):
+    """The hooks of `helpers` in a model; transformers keeps some of its own for output_attentions."""
+    hooks = [(*module._forward_hooks.values(), *module._forward_pre_hooks.values()) for module in model.modules()]
+    return [hook for hook in sum(hooks, ()) if hook.__module__.startswith("helpers.")]
 
 
 @pytest.fixture(params=EVERY)
@@ -32,16 +36,8 @@ def name(request):
 
 @pytest.fixture
 def model(name):
-    return built(name)
-
-
-@pytest.fixture
-def batch():
-    return random_batch()
-
-
-def of_layer(value, layer):
-    return value[layer] if isinstance(value, list) else value
+    yield built(name)
+    assert not own_hooks(built(name))
 
 
 def entering(model, name, part, x, layer):
@@ -52,7 +48,7 @@ def entering(model, name, part, x, layer):
         x = x.unflatten(-1, (-1, len(norm.weight)))
         x = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * (norm.weight.double() + name.startswith("gemma"))
         x = x.flatten(-2)
-    n_rotary, theta = of_layer(spec.rotary, layer), of_layer(spec.theta, layer)
+    n_rotary, theta = (np.broadcast_to(value, N_LAYER)[layer] for value in (spec.rotary, spec.theta))
     return tiny.rotate(by_head(x, spec.d_head), n_rotary, theta, spec.pairs)
 
 
@@ -69,7 +65,7 @@ def bias_of(model, spec, distance):
     return 0
 
 
-def recomputed(model, name, parts, mask, layer):
+def recomputed(model, name, parts, layer):
     """float64 (weights [sentence, head, query, key], context [sentence, token, head * d_head]) of captured Q, K, V."""
     spec, (q, k, v) = EVERY[name], parts
     q, k = entering(model, name, "Q", q, layer), entering(model, name, "K", k, layer)
@@ -77,14 +73,12 @@ def recomputed(model, name, parts, mask, layer):
     score = q @ k.swapaxes(-1, -2) * (spec.scale or spec.d_head**-0.5)  # [sentence, head, query, key]
     if spec.cap:
         score = spec.cap * np.tanh(score / spec.cap)
-    token = np.arange(mask.shape[1])
+    token = np.arange(MASK.shape[1])
     distance = token[None, :] - token[:, None]  # [query, key]
     window = spec.window and spec.window[layer]
-    allowed = mask.bool().numpy()[:, None, None, :] & (abs(distance) <= (window or len(token)))
+    allowed = MASK.bool().numpy()[:, None, None, :] & (abs(distance) <= (window or len(token)))
     allowed = allowed & (distance <= 0) if spec.causal else allowed
-    score = np.where(allowed, score + bias_of(model, spec, distance), -1e9)
-    weights = np.exp(score - score.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
+    weights = softmax(np.where(allowed, score + bias_of(model, spec, distance), -1e9), axis=-1)
     context = (weights @ v).transpose(0, 2, 1, 3)  # [sentence, token, head, d_head]
     return weights, context.reshape(*context.shape[:2], -1)
 
@@ -93,35 +87,38 @@ def output_projections(model, name):
     return [model.base_model.get_submodule(EVERY[name].output.format(layer)) for layer in range(N_LAYER)]
 
 
-def attention_and_context(model, batch, name):
+def attention_and_context(model, name):
     """Of each layer: the model's own attention weights, and what goes into its output projection."""
     contexts, weights = [], EVERY[name].attention == "eager"  # no other hands them out
     with torch.no_grad(), ExitStack() as hooks:
         for projection in output_projections(model, name):
-            handle = projection.register_forward_pre_hook(lambda module, inputs: contexts.append(inputs[0].clone()))
-            hooks.callback(handle.remove)
-        attentions = model(**batch, output_attentions=weights).attentions or [None] * N_LAYER
+            keep = projection.register_forward_pre_hook(lambda module, inputs: contexts.append(inputs[0].clone()))
+            hooks.enter_context(keep)
+        attentions = model(**BATCH, output_attentions=weights).attentions or [None] * N_LAYER
     return list(zip(attentions, contexts, strict=True))
 
 
-def error(model, name, parts, mask, layer, seen):
+def error(model, name, parts, layer, seen):
     """Largest difference of attention weights and context to what Q, K, V give, at real queries; V reaches about 10."""
-    weights, context = recomputed(model, name, parts, mask, layer)
-    real, (attention, own) = mask.bool().numpy(), seen[layer]
+    weights, context = recomputed(model, name, parts, layer)
+    real, (attention, own) = MASK.bool().numpy(), seen[layer]
     of_query = 0 if attention is None else abs(weights - attention.double().numpy()).max(axis=(1, 3))[real].max()
     return max(of_query, abs(context - own.double().numpy())[real].max())
 
 
-def test_attention_recomputed_from_the_capture_is_the_models_own(name, model, batch):
+def test_attention_recomputed_from_the_capture_is_the_models_own(name, model):
     assert {family.config.model_type for family in EVERY.values()} == set(ADAPTERS)  # every one is checked here
-    qkv, seen = capture_qkv(model, batch), attention_and_context(model, batch, name)
-    for layer in range(N_LAYER):
-        parts = (qkv.q[layer], qkv.k[layer], qkv.v[layer])
-        assert error(model, name, parts, batch["attention_mask"], layer, seen) < 2e-5
+    qkv, seen = capture_qkv(model, BATCH), attention_and_context(model, name)
+    for layer, parts in enumerate(zip(qkv.q, qkv.k, qkv.v, strict=True)):
+        assert error(model, name, parts, layer, seen) < 2e-5
+    assert qkv.d_head == EVERY[name].d_head and torch.equal(qkv.joined(), torch.cat([qkv.q, qkv.k, qkv.v], dim=-1))
+    for part, n_head in zip(PARTS, (N_HEAD, EVERY[name].n_kv_head, EVERY[name].n_kv_head), strict=True):
+        assert torch.equal(qkv.heads(part), getattr(qkv, part.lower()).unflatten(-1, (n_head, qkv.d_head)))
+    assert qkv.sizes == (qkv.q.shape[-1], qkv.k.shape[-1], qkv.v.shape[-1])
 
 
-def test_attention_computes_with_the_edited_part(name, model, batch):
-    qkv, mask = capture_qkv(model, batch, layers=1), batch["attention_mask"]
+def test_attention_computes_with_the_edited_part(name, model):
+    qkv = capture_qkv(model, BATCH, layers=1)
     plain = {part: getattr(qkv, part.lower())[0] for part in PARTS}
     shift = torch.randn(9, 1, generator=torch.Generator().manual_seed(3))  # [token, 1]
 
@@ -130,14 +127,14 @@ def test_attention_computes_with_the_edited_part(name, model, batch):
 
     for part in PARTS:
         with edit_qkv(model, 1, part, change):
-            seen = attention_and_context(model, batch, name)
+            seen = attention_and_context(model, name)
         edited = plain | {part: change(plain[part], torch.arange(9))}
-        assert error(model, name, edited.values(), mask, 1, seen) < 1e-4, part
-        assert error(model, name, plain.values(), mask, 1, seen) > 1e-2, part
+        assert error(model, name, edited.values(), 1, seen) < 1e-4, part
+        assert error(model, name, plain.values(), 1, seen) > 1e-2, part
 
 
-def test_after_rotary_is_what_enters_the_dot_product_or_refused(name, model, batch):
-    qkv, kind = capture_qkv(model, batch), model.config.model_type
+def test_after_rotary_is_what_enters_the_dot_product_or_refused(name, model):
+    qkv, kind = capture_qkv(model, BATCH), model.config.model_type
     for part in "QK":
         late = edit_qkv(model, 1, part, lambda v, _: v + 3, after_rotary=True)
         if ADAPTERS[kind].rotary is None:
@@ -145,167 +142,103 @@ def test_after_rotary_is_what_enters_the_dot_product_or_refused(name, model, bat
                 pass
             continue
         with torch.no_grad(), late, recorded(model, part, after_rotary=True) as seen:
-            model(**batch)
+            model(**BATCH)
         for layer, values in enumerate([seen[0], seen[1] - 3]):
             expected = entering(model, name, part, getattr(qkv, part.lower())[layer], layer)
             assert abs(by_head(values, EVERY[name].d_head) - expected).max() < 1e-4
 
 
-def test_positions_keep_what_indexing_the_full_capture_gives(model, batch):
-    full = capture_qkv(model, batch).joined()
-    for targets in (torch.tensor((8, 2, 0)), [5, 2, 1]):
-        expected = torch.stack([full[:, i, p] for i, p in enumerate(targets)], dim=1)
-        torch.testing.assert_close(
-            capture_qkv(model, batch, positions=targets).joined(), expected, atol=2e-5, rtol=1e-5
-        )
-
-
-def tokens_read(model, batch, **options):
+def tokens_read(model, **options):
     """(capture, tokens that the first layer reads of each sentence)."""
-    lengths = []
-    handle = attention_modules(model)[0].register_forward_pre_hook(
-        lambda module, args, kwargs: lengths.append((*args, *kwargs.values())[0].shape[1]), with_kwargs=True
-    )
-    try:
-        return capture_qkv(model, batch, **options).joined(), *lengths
-    finally:
-        handle.remove()
+    projection, lengths = ADAPTERS[model.config.model_type].projections[0], []
+    first = attention_modules(model)[0].get_submodule(projection)
+    with first.register_forward_hook(lambda module, args, output: lengths.append(output.shape[1])):
+        return capture_qkv(model, BATCH, **options).joined(), *lengths
 
 
-def test_capture_reads_no_layer_and_no_token_more_than_it_must(name, model, batch):
-    reached = []
-    handles = [
-        projection.register_forward_hook(lambda *_, i=i: reached.append(i))
-        for i, projection in enumerate(output_projections(model, name))
-    ]
-    assert tokens_read(model, batch, layers=[1, 0])[1] == 9
-    assert tokens_read(model, batch, layers=[1, 0], positions=[5, 2, 1])[1] == (6 if EVERY[name].causal else 9)
-    for handle in handles:
-        handle.remove()
-    assert reached == [0, 0]  # layer 1 is left at its Q, K and V, before its output projection
+def test_positions_keep_their_tokens_and_read_no_layer_and_no_token_more(name, model):
+    full, reached = capture_qkv(model, BATCH).joined(), []
+    with ExitStack() as hooks:
+        for i, projection in enumerate(output_projections(model, name)):
+            note = projection.register_forward_hook(lambda *_, i=i: reached.append((i, torch.is_grad_enabled())))
+            hooks.enter_context(note)
+        assert tokens_read(model, layers=[1, 0])[1] == 9
+        for targets in (torch.tensor((8, 2, 0)), [5, 2, 1]):
+            kept, length = tokens_read(model, positions=targets)
+            expected = torch.stack([full[:, i, p] for i, p in enumerate(targets)], dim=1)
+            torch.testing.assert_close(kept, expected, atol=2e-5, rtol=1e-5)
+            assert length == (max(targets) + 1 if EVERY[name].causal else 9)
+    # the last layer asked for is left at its Q, K and V; no graph is built
+    assert reached == [(layer, False) for layer in (0, 0, 1, 0, 1)]
 
 
-@pytest.mark.parametrize(
-    ("name", "option", "n_token"),
-    [
-        ("llama", {"is_causal": False}, 9),
-        ("gemma3_text", {"use_bidirectional_attention": True}, 9),  # EmbeddingGemma
-        ("bert", {"is_decoder": True}, 5),
-    ],
-)
-def test_configuration_that_says_otherwise_decides_what_is_read(name, option, n_token, batch):
-    config = type(EVERY[name].config)(**EVERY[name].config.to_dict() | option)
-    torch.manual_seed(0)
-    model = transformers.AutoModel.from_config(config, attn_implementation="eager").eval()
-    full = capture_qkv(model, batch).joined()[:, range(3), [4, 2, 0]]
-    kept, length = tokens_read(model, batch, positions=[4, 2, 0])
+OTHERWISE = [("llama", "is_causal", 9), ("gemma3_text", "use_bidirectional_attention", 9), ("bert", "is_decoder", 5)]
+
+
+@pytest.mark.parametrize(("name", "option", "n_token"), OTHERWISE)
+def test_configuration_that_says_otherwise_decides_what_is_read(name, option, n_token):
+    model = random_model(name, **{option: option != "is_causal"})
+    full = capture_qkv(model, BATCH).joined()[:, range(3), [4, 2, 0]]
+    kept, length = tokens_read(model, positions=[4, 2, 0])
     assert length == n_token
     torch.testing.assert_close(kept, full)
 
 
-def test_sentence_alone_and_padded_left_is_captured_as_padded_right(model, batch):
-    mask, near = batch["attention_mask"], functools.partial(torch.testing.assert_close, atol=5e-5, rtol=1e-4)
-    padded = capture_qkv(model, batch).joined()  # [layer, sentence, token, feature]
+def test_sentence_alone_and_padded_left_is_captured_as_padded_right(model):
+    near = partial(torch.testing.assert_close, atol=5e-5, rtol=1e-4)
+    padded = capture_qkv(model, BATCH).joined()  # [layer, sentence, token, feature]
     for i, length in enumerate(LENGTHS):
-        alone = SentenceBatch({key: value[i : i + 1, :length] for key, value in batch.items()})
+        alone = SentenceBatch({key: value[i : i + 1, :length] for key, value in BATCH.items()})
         near(capture_qkv(model, alone).joined()[:, 0], padded[:, i, :length])
-    order = mask.argsort(dim=1, stable=True)
-    left = SentenceBatch({key: value.gather(1, order) for key, value in batch.items()})
-    near(capture_qkv(model, left).joined()[:, left["attention_mask"].bool()], padded[:, mask.bool()])
+    order = MASK.argsort(dim=1, stable=True)
+    left = SentenceBatch({key: value.gather(1, order) for key, value in BATCH.items()})
+    near(capture_qkv(model, left).joined()[:, left["attention_mask"].bool()], padded[:, MASK.bool()])
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 0.005), (torch.bfloat16, 0.04)], ids=str)
-def test_half_precision_is_near_single_and_keeps_its_dtype(name, batch, dtype, most):
+def test_half_precision_is_near_single_and_keeps_its_dtype(name, dtype, most):
     model = random_model(name).to(dtype)
-    short, real = capture_qkv(model, batch), batch["attention_mask"].bool()
+    short, real = capture_qkv(model, BATCH), MASK.bool()
     assert {short.q.dtype, short.k.dtype, short.v.dtype} == {dtype}
-    whole = capture_qkv(model.float(), batch).joined()[:, real]  # of the same rounded weights
+    whole = capture_qkv(model.float(), BATCH).joined()[:, real]  # of the same rounded weights
     assert (short.joined()[:, real] - whole).abs().mean() < most * whole.abs().mean()
-
-
-def test_sizes_and_heads_are_those_of_the_architecture(name, model, batch):
-    spec = EVERY[name]
-    n_heads = dict(zip(PARTS, (N_HEAD, spec.n_kv_head, spec.n_kv_head), strict=True))
-    for positions in (None, [8, 2, 0]):
-        qkv = capture_qkv(model, batch, positions=positions)
-        assert qkv.sizes == tuple(n_head * spec.d_head for n_head in n_heads.values()) and qkv.d_head == spec.d_head
-        assert all(map(torch.equal, qkv.joined().split(qkv.sizes, dim=-1), (qkv.q, qkv.k, qkv.v)))
-        for part, n_head in n_heads.items():
-            heads, flat = qkv.heads(part), getattr(qkv, part.lower())
-            assert heads.shape == (*flat.shape[:-1], n_head, spec.d_head)
-            assert torch.equal(heads[..., -1, :], flat[..., -spec.d_head :])
-
-
-def hook_ids(model):
-    """Every forward hook and pre-hook in a model.  transformers may keep its own for output_attentions."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks")
-    return {(path, kind, key) for path, of in model.named_modules() for kind in kinds for key in getattr(of, kind)}
-
-
-def test_no_hook_remains_whatever_happens(name, model, batch, monkeypatch):
-    before = hook_ids(model)
-    for options in ({}, {"layers": 0}, {"positions": [8, 2, 0]}):
-        capture_qkv(model, batch, **options)
-    for interruption in (RuntimeError, KeyboardInterrupt):
-
-        def in_the_middle(*_, interruption=interruption):
-            assert hook_ids(model) > before  # they are on while the model runs
-            raise interruption("in the middle")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(output_projections(model, name)[1], "forward", in_the_middle)
-            with pytest.raises(interruption, match="in the middle"):
-                capture_qkv(model, batch)
-            with pytest.raises(interruption, match="in the middle"), edit_qkv(model, None, "V", lambda v, _: 0 * v):
-                model(**batch)
-        assert hook_ids(model) == before
-
-
-def test_attention_modules_are_those_of_every_layer_in_order(model):
-    found, layers = attention_modules(model), attention_layers(model)
-    names = {module: path for path, module in model.named_modules()}
-    assert [re.findall(r"\d+", names[module])[0] for module in found] == [str(i) for i in range(N_LAYER)]
-    assert all(module in set(layer.modules()) for layer, module in zip(layers, found, strict=True))
 
 
 def test_saved_model_is_loaded_and_captured(name, tmp_path):
     """With its head, as people have it."""
-    spec = EVERY[name]
-    head = "ForSeq2SeqLM" if name == "t5" else "ForCausalLM" if spec.causal else "ForMaskedLM"
-    auto = getattr(transformers, f"AutoModel{head}")
-    whole = auto.from_config(copy.deepcopy(spec.config), attn_implementation=spec.attention).eval()
+    head = "ForSeq2SeqLM" if name == "t5" else "ForCausalLM" if EVERY[name].causal else "ForMaskedLM"
+    whole = random_model(name, auto=f"AutoModel{head}")
     whole.save_pretrained(tmp_path)
     sentences = ["She gave her bread .", "They had a name to call them by ."]
     tiny.word_tokenizer(["<unk>", *" ".join(sentences).split()]).save_pretrained(tmp_path)
     loaded, tokenizer = load_model(str(tmp_path))
     batch = encode(tokenizer, sentences)
-    if spec.attention == "sdpa":  # transformers 5.23 adds the ALiBi of Falcon twice where attention is "eager"
+    if EVERY[name].attention == "sdpa":  # transformers 5.23 adds the ALiBi of Falcon twice where attention is "eager"
         assert_refused(lambda: capture_qkv(loaded, batch), ValueError, "attn_implementation='sdpa'")
         return
     kept, expected = (capture_qkv(model, batch, positions=[1, 2]).joined() for model in (loaded, whole))
     assert torch.equal(kept, expected) and not kept.isnan().any()
 
 
-def test_architecture_that_a_user_adds_is_captured_and_not_edited_late(batch, monkeypatch):
+def test_layers_are_selected_in_the_order_asked_for():
+    of_gpt2 = partial(capture_qkv, built("gpt2"), BATCH)
+    one = ((1, (1,)), (-1, (2,)), (np.arange(3)[1], (1,)))
+    for layers, numbers in (*one, (None, (0, 1, 2)), ([1, 1, -3], (1, 1, 0)), (range(2), (0, 1))):
+        qkv = of_gpt2(layers=layers)
+        assert qkv.layers == numbers and torch.equal(qkv.joined(), of_gpt2().joined()[list(numbers)])
+    for part in ("q", "QK"):
+        assert_refused(partial(of_gpt2().heads, part), ValueError, f"expected part 'Q', 'K' or 'V', got '{part}'")
+
+
+def test_architecture_is_refused_until_a_user_adds_it_and_never_edited_late(monkeypatch):
     config = transformers.HeliumConfig(**EVERY["llama"].config.to_dict() | {"model_type": "helium"})
     model = transformers.AutoModel.from_config(config).eval()
+    message = f"unknown architecture 'helium': expected one of {', '.join(sorted(ADAPTERS))}. Add an Adapter"
+    for use in (partial(attention_modules, model), partial(capture_qkv, model, BATCH)):
+        assert_refused(use, ValueError, message)
     monkeypatch.setitem(ADAPTERS, "helium", Adapter())
-    assert capture_qkv(model, batch).sizes == (32, 16, 16)
-    late = edit_qkv(model, 0, "K", lambda v, _: v, after_rotary=True)
-    with pytest.raises(ValueError, match="'helium' more than the usual rotary step"), late:
-        pass
-
-
-def test_notebook_on_plain_attention_takes_no_other():
-    for name, taken in (("gpt2", True), ("phi3", True), ("qwen3", False), ("bloom", False), ("granite", False)):
-        model = tiny.language_model(name)
-        model.provenance = "this model"
-        takes(model, causal=True)
-        if taken:
-            takes(model, causal=True, plain=True)
-        else:
-            message = r"a causal language model whose attention is softmax\(QKᵀ/√d\).*, not this model"
-            assert_refused(functools.partial(takes, model, causal=True, plain=True), StudyError, message)
+    assert capture_qkv(model, BATCH).sizes == (32, 16, 16)
+    assert Adapter().rotary is None  # which is never edited late
 
 
 def test_page_of_models_shows_the_data():

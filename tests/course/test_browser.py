@@ -18,25 +18,9 @@ from helpers.teaching.widgets import offset_explorer
 from tests.support.hub import free_ports
 from tools.course import ROOT
 
-ARTIFACTS = ROOT / "tests" / "artifacts"
+HERE, ARTIFACTS = ROOT / "tests" / "course", ROOT / "tests" / "artifacts"
 LANGUAGE = "vi"  # the code of the notebook and of the widgets is the same in both
 NOTEBOOK = "02_cosine_and_correlation.ipynb"
-# No question about news; every cell in the page, whether or not it is scrolled into view.
-SETTINGS = """{
-  "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false},
-  "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"}
-}"""
-CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets
-  .filter(cell => cell.model.type === 'code')
-  .map(cell => ({count: cell.model.executionCount, outputs: cell.model.outputs.toJSON().map(o => o.output_type)}))"""
-IDLE = """() => {
-  const panel = window.jupyterapp?.shell.currentWidget;
-  return panel?.sessionContext?.isReady && panel.sessionContext.session?.kernel?.status === 'idle';
-}"""
-PICTURE = """async image => {
-  const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
-  return btoa(Array.from(bytes, byte => String.fromCharCode(byte)).join(''));
-}"""
 
 
 def wait_until(what, condition, seconds=60):
@@ -50,40 +34,38 @@ def wait_until(what, condition, seconds=60):
 
 @pytest.fixture
 def lab(tmp_path):
-    """Address of a JupyterLab on a copy of the notebooks, as a function of the path inside it."""
-    home = tmp_path
-    shutil.copytree(ROOT / "helpers", home / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "notebooks", home / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
-    (home / "config" / "labconfig").mkdir(parents=True)
-    (home / "config" / "labconfig" / "default_setting_overrides.json").write_text(SETTINGS, encoding="utf-8")
-    own = {f"JUPYTER_{kind.upper()}_DIR": str(home / kind) for kind in ("config", "data", "runtime")}
+    """Address of the notebook in a JupyterLab on a copy of all, with no question about news, and every cell in the page."""
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "config" / "labconfig").mkdir(parents=True)
+    shutil.copy(HERE / "jupyterlab.json", tmp_path / "config" / "labconfig" / "default_setting_overrides.json")
+    own = {f"JUPYTER_{kind.upper()}_DIR": str(tmp_path / kind) for kind in ("config", "data", "runtime")}
+    own |= {"IPYTHONDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "jupyter", "lab", "--allow-root", "--no-browser", "--expose-app-in-browser"]
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={free_ports(1)[0]}", "--ServerApp.port_retries=0"]
-    command += [f"--ServerApp.root_dir={home / 'notebooks'}"]
-    log, environment = home / "server.log", os.environ | own | {"IPYTHONDIR": str(home), "PYTHONPATH": str(home)}
+    command += [f"--ServerApp.root_dir={tmp_path / 'notebooks'}"]
+    log = tmp_path / "server.log"
     with log.open("w") as output:
-        server = subprocess.Popen(command, cwd=home, env=environment, stdout=output, stderr=output)
+        server = subprocess.Popen(command, cwd=tmp_path, env=os.environ | own, stdout=output, stderr=output)
 
     def started():
         assert server.poll() is None, log.read_text()[-3000:]
-        return next(((home / "runtime").glob("jpserver-*.json")), None)
+        return next((tmp_path / "runtime").glob("jpserver-*.json"), None)
 
     try:
         told = json.loads(wait_until("JupyterLab has started", started).read_text(encoding="utf-8"))
-        yield lambda path: f"{told['url']}{path}?token={told['token']}"
+        yield f"{told['url']}lab/tree/{LANGUAGE}/{NOTEBOOK}?token={told['token']}"
     finally:  # it stops its kernels
         server.terminate()
         server.wait(60)
 
 
 @pytest.fixture
-def page(browser):
+def page(browser, lab):
     page = browser.new_page(viewport={"width": 1300, "height": 900})
     page.set_default_timeout(60_000)
+    page.add_init_script(path=HERE / "jupyterlab.js")
+    page.goto(lab)
     yield page
-    ARTIFACTS.mkdir(exist_ok=True)
-    if page.locator(".widget-slider").count():
-        page.locator(".widget-slider").scroll_into_view_if_needed()
     page.screenshot(path=ARTIFACTS / f"02-{LANGUAGE}.png")  # what it looked like, also after a failure
 
 
@@ -99,17 +81,16 @@ def explorer():
     set_language("en")
 
 
-def test_a_reader_runs_notebook_02_and_the_figure_follows_the_slider(lab, page, explorer):
-    page.goto(lab(f"lab/tree/{LANGUAGE}/{NOTEBOOK}"))
-    page.wait_for_function(IDLE)
+def test_a_reader_runs_notebook_02_and_the_figure_follows_the_slider(page, explorer):
+    page.wait_for_function("window.asked.idle()")
 
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
-    cells = page.evaluate(CELLS)
+    cells = page.evaluate("asked.cells()")
     assert len(cells) > 15 and all(cell["count"] is None and cell["outputs"] == [] for cell in cells)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    wait_until("every cell has run", lambda: all(cell["count"] for cell in page.evaluate(CELLS)), seconds=240)
-    page.wait_for_function(IDLE)
-    cells = page.evaluate(CELLS)
+    wait_until("every cell has run", lambda: all(cell["count"] for cell in page.evaluate("asked.cells()")), seconds=240)
+    page.wait_for_function("window.asked.idle()")
+    cells = page.evaluate("asked.cells()")
     assert [cell["count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert not any("error" in cell["outputs"] for cell in cells)
 
@@ -117,24 +98,23 @@ def test_a_reader_runs_notebook_02_and_the_figure_follows_the_slider(lab, page, 
     parts = ("img.widget-image", ".widget-html span", ".widget-readout", ".noUi-handle")
     image, words, readout, handle = (shown.locator(css) for css in parts)
     image.wait_for()
+    handle.scroll_into_view_if_needed()
     assert shown.count() == image.count() == handle.count() == 1
 
     def shows(value):
         """The readout, the words and the picture all belong to `value`."""
-        explorer.redraw(value)
+        explorer.selector.value = value
         return (
             readout.inner_text() == f"{value:+.2f}".replace("-", "−")
             and words.text_content() == re.sub("<.*?>", "", explorer.words.value)
-            and base64.b64decode(image.evaluate(PICTURE)) == explorer.image.value
+            and base64.b64decode(image.evaluate("image => asked.picture(image)")) == explorer.image.value
         )
 
     wait_until("the explorer shows its first state", lambda: shows(2.0))
     handle.focus()
-    for _ in range(4):
-        page.keyboard.press("ArrowRight")
-    wait_until("the explorer shows +3", lambda: shows(3.0))
-    for _ in range(20):  # faster than it can draw: it may leave steps out, but not the last one
-        page.keyboard.press("ArrowLeft")
-    wait_until("the explorer shows -2", lambda: shows(-2.0))
-    page.wait_for_function(IDLE)
+    for key, times, value in (("ArrowRight", 4, 3.0), ("ArrowLeft", 20, -2.0)):
+        for _ in range(times):  # faster than it can draw: it may leave steps out, but not the last one
+            page.keyboard.press(key)
+        wait_until(f"the explorer shows {value}", lambda value=value: shows(value))
+    page.wait_for_function("window.asked.idle()")
     assert shows(-2.0)  # and stays there

@@ -6,7 +6,6 @@ package that the environment of the tests has in the same version; with QKV_OLDE
 torch as well.
 """
 
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -26,10 +25,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tools import standalone
-from tools.course import setup_cell
+from tools.course import ROOT, setup_cell
 from tools.execute import code_cells, pictures
 
-ROOT = Path(__file__).resolve().parents[2]
+SAYS = tomllib.loads(Path(__file__).with_name("first_cell.toml").read_text(encoding="utf-8"))
 OLDEST_TORCH = "2.11.0"
 BORROWED = ("torch", "nvidia-", "cuda-", "triton")  # distributions: torch and what its CUDA builds need
 NAMES = [f"{path.parent.name}/{path.stem}" for path in sorted((ROOT / "notebooks").glob("[ve][in]/*.ipynb"))]
@@ -51,15 +50,6 @@ def oldest_versions():
     return {canonicalize_name(requirement.name): str(requirement.specifier)[2:] for requirement in here}
 
 
-def borrow(packages, site):
-    """Let another environment see some distributions, and nothing else, of this one."""
-    for package in packages:
-        here = Path(package.locate_file(""))
-        for name in {path.parts[0] for path in package.files or ()} - {"..", "__pycache__"}:
-            if not (site / name).exists():
-                (site / name).symlink_to(here / name)
-
-
 @pytest.fixture(scope="module")
 def oldest(request):
     """The Python of the second environment; made once, and again when what it is made of changes."""
@@ -70,20 +60,20 @@ def oldest(request):
         missing["torch"] = OLDEST_TORCH
     else:
         borrowed |= {name for name in here if name.startswith(BORROWED)}
-    made_of = sorted(missing.items()), sorted((name, here[name].version) for name in borrowed), sys.version, sys.prefix
-    cache = request.config.cache.mkdir("oldest")
-    folder = cache / hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        for outdated in (path for path in cache.iterdir() if path.is_dir()):
-            shutil.rmtree(outdated)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    made_of = repr((sorted(missing.items()), sorted((n, here[n].version) for n in borrowed), sys.version, sys.prefix))
+    folder = request.config.cache.mkdir("oldest") / "environment"
+    python, complete = folder / "bin" / "python", folder / "made_of.txt"
+    if not complete.exists() or complete.read_text() != made_of:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--clear", folder], check=True)
         pip = [sys.executable, "-m", "pip", f"--python={python}", "install", "-q", "--no-compile"]
         pip += ["--disable-pip-version-check", "--only-binary=:all:", "--no-deps"]
         subprocess.run([*pip, *(f"{name}=={version}" for name, version in missing.items())], check=True)
         (site,) = folder.glob("lib/python*/site-packages")
-        borrow([here[name] for name in sorted(borrowed)], site)
-        (folder / "complete").touch()
+        for package in (here[name] for name in sorted(borrowed)):  # these are seen there, and nothing else of ours
+            for name in {path.parts[0] for path in package.files or ()} - {"..", "__pycache__"}:
+                if not (site / name).exists():
+                    (site / name).symlink_to(Path(package.locate_file("")) / name)
+        complete.write_text(made_of)
     return python
 
 
@@ -115,24 +105,24 @@ def marks_and_figures(notebook):
 
 def test_standalone_notebook_runs_alone_beside_another_helpers(uploads, oldest, tmp_path, monkeypatch):
     name = "vi/02_cosine_and_correlation"  # the quickest with a model, figures and a widget
-    folder, temporary, other = (tmp_path / part for part in ("empty", "temporary", "other"))
-    for path in (folder, temporary, other / "helpers", tmp_path / "jupyter" / "kernels" / "oldest"):
+    folder, temporary, other, kernels = (tmp_path / part for part in ("empty", "temporary", "other", "kernels"))
+    for path in (folder, temporary, other / "helpers", kernels / "oldest"):
         path.mkdir(parents=True)
     command = [str(oldest), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": command, "display_name": "oldest", "language": "python"}
-    (path / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    unset = ("PYTHONDONTWRITEBYTECODE", "QKV_KERNEL", "MPLBACKEND")
-    settings = {name: value for name, value in os.environ.items() if name not in unset}
-    settings |= {"QKV_MODEL": "smollm2", "HF_HUB_OFFLINE": "1", "TMPDIR": str(temporary), "PYTHONPATH": str(other)}
+    (kernels / "oldest" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    settings = {"JUPYTER_PATH": tmp_path, "QKV_MODEL": "smollm2", "HF_HUB_OFFLINE": "1", "TMPDIR": temporary}
+    for variable, value in (settings | {"PYTHONPATH": other}).items():
+        monkeypatch.setenv(variable, str(value))
+    for variable in ("PYTHONDONTWRITEBYTECODE", "QKV_KERNEL", "MPLBACKEND"):
+        monkeypatch.delenv(variable, raising=False)
     (other / "helpers" / "__init__.py").write_text("raise ImportError('the wrong helpers')")
     shutil.copy(uploads / f"{name}.ipynb", folder)
     notebook = read(name, uploads)
     for cell in code_cells(notebook):
         cell.outputs, cell.execution_count = [], None
     where = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, kernel_name="oldest", timeout=300, resources=where, store_widget_state=False)
-    client.execute(env=settings)
+    NotebookClient(notebook, kernel_name="oldest", timeout=300, resources=where, store_widget_state=False).execute()
     marks, figures = marks_and_figures(notebook)
     assert (marks, figures) == marks_and_figures(read(name)) and any(figures) and marks
     (said,) = setup_of(notebook).outputs
@@ -141,7 +131,7 @@ def test_standalone_notebook_runs_alone_beside_another_helpers(uploads, oldest, 
     assert list(temporary.glob("qkv-helpers-*")) == []
 
 
-def test_standalone_notebooks_differ_in_their_first_cells_only(uploads):
+def test_standalone_notebooks_differ_in_first_cells_and_carry_helpers(uploads):
     for name in NAMES:
         notebook, original = read(name, uploads), read(name)
         cell = setup_of(notebook)
@@ -150,12 +140,9 @@ def test_standalone_notebooks_differ_in_their_first_cells_only(uploads):
         assert str(ROOT) not in cell.source and "helpers.survey" not in str(code_cells(notebook)), name
         cell.source = setup_of(original).source
         assert notebook == original, name
-
-
-def test_archive_carries_all_of_helpers_but_the_survey():
-    files = [path.relative_to(ROOT) for path in (ROOT / "helpers").rglob("*") if path.is_file()]
-    wanted = {path.as_posix() for path in files if not {"survey", "__pycache__"} & set(path.parts)}
-    assert set(zipfile.ZipFile(io.BytesIO(standalone.archive())).namelist()) == wanted and len(wanted) > 40
+    packed = zipfile.ZipFile(io.BytesIO(standalone.archive())).namelist()
+    files = {path.relative_to(ROOT) for path in (ROOT / "helpers").rglob("*") if path.is_file()}
+    assert set(map(Path, packed)) == {path for path in files if not {"survey", "__pycache__"} & set(path.parts)}
 
 
 def bare_python(source, folder, **settings):
@@ -166,25 +153,24 @@ def bare_python(source, folder, **settings):
     return subprocess.run(command, input=source, check=False, **options)
 
 
-@pytest.mark.parametrize(
-    ("before", "said"),
-    [
-        ("import helpers", ("hãy khởi động lại kernel", "restart the Jupyter kernel", "helpers.py")),
-        (
-            "import tempfile; tempfile.mkdtemp = lambda **k: open('/dev/full/x')",
-            ("Không giải nén được", "set TMPDIR to"),
-        ),
-        (
-            "import base64; base64.b64decode = lambda text: b''",
-            ("hãy tải lại sổ tay", "download the notebook again"),
-        ),
-    ],
-)
-def test_standalone_cell_that_cannot_unpack_or_comes_late_says_so(uploads, tmp_path, before, said):
+def fails(source, folder, *words, **settings):
+    """Run a text that has to fail, with all these words in what it says; returns that."""
+    done = bare_python(source, folder, **settings)
+    assert done.returncode and [word for word in words if word not in done.stderr] == [], done.stderr
+    return done.stderr
+
+
+def finds(source, folder, helpers, **settings):
+    """Run a first cell that has to take `helpers` from there."""
+    done = bare_python(source, folder, **settings)
+    assert done.stdout.splitlines() == ["vi", str(helpers / "__init__.py")], done.stderr
+
+
+@pytest.mark.parametrize("case", SAYS["standalone"], ids=lambda case: case["said"][0])
+def test_standalone_cell_that_cannot_unpack_or_comes_late_says_so(uploads, tmp_path, case):
     (tmp_path / "helpers.py").touch()
-    code = f"import sys; sys.path.append({str(tmp_path)!r})\n{before}\n"
-    done = bare_python(code + setup_of(read("vi/01_capture_qkv", uploads)).source, tmp_path)
-    assert done.returncode and all(text in done.stderr for text in said), done.stderr
+    code = f"import sys; sys.path.append({str(tmp_path)!r})\n{case['before']}\n"
+    fails(code + setup_of(read("vi/01_capture_qkv", uploads)).source, tmp_path, *case["said"])
 
 
 def first_cell(repository):
@@ -201,6 +187,13 @@ def git(folder, *arguments):
 
 
 @pytest.fixture
+def empty(tmp_path):
+    """A folder with nothing in it."""
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+@pytest.fixture
 def module(tmp_path):
     """A repository whose `helpers` needs no package; its `environment` says where it is."""
     helpers = tmp_path / "module" / "helpers"
@@ -209,34 +202,28 @@ def module(tmp_path):
     (helpers / "__init__.py").write_text("environment, set_language = lambda: __file__, print\n")
     for command in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "module"]):
         git(helpers.parent, *command)
-    (tmp_path / "empty").mkdir()
     return helpers.parent
 
 
-def test_first_cell_of_a_fork_clones_it_once(module, tmp_path):
-    folder, source = tmp_path / "empty", first_cell(module.as_uri())
-    clone = folder / "qkv-token-similarity"
+def test_first_cell_of_a_fork_clones_it_once(module, empty):
+    clone, source = empty / "qkv-token-similarity", first_cell(module.as_uri())
     for _ in range(2):  # the second time needs no repository
-        done = bare_python(source, folder)
-        assert done.stdout.splitlines() == ["vi", str(clone / "helpers" / "__init__.py")], done.stderr
+        finds(source, empty, clone / "helpers")
         shutil.rmtree(module, ignore_errors=True)
-    assert list(folder.iterdir()) == [clone] and (clone / ".git" / "shallow").exists()
+    assert list(empty.iterdir()) == [clone] and (clone / ".git" / "shallow").exists()
 
 
-def test_clone_that_fails_says_what_went_wrong_and_what_to_do(module, tmp_path):
+def test_clone_that_fails_says_what_went_wrong_and_what_to_do(module, empty):
     git(module, "rm", "-q", "-r", "helpers")
     git(module, "commit", "-q", "-m", "nothing here")
-    folder, nowhere = tmp_path / "empty", (tmp_path / "nowhere").as_uri()
-    for address, settings, reason in (
-        (nowhere, {}, "fatal: "),
-        (nowhere, {"PATH": ""}, "'git'"),
+    nowhere = (module / "nowhere").as_uri()
+    tried = f"--branch main {nowhere} qkv-token-similarity"
+    for address, settings, *reason in (
+        (nowhere, {}, "fatal: ", tried),
+        (nowhere, {"PATH": ""}, "'git'", tried),
         (module.as_uri(), {}, "no helpers/"),
     ):
-        done = bare_python(first_cell(address), folder, **settings)
-        assert done.returncode and "RuntimeError" in done.stderr and reason in done.stderr, reason
-        for text in ("Không tải được học phần", "could not be fetched", "make standalone", str(folder)):
-            assert text in done.stderr, reason
-        assert reason == "no helpers/" or f"--branch main {address} qkv-token-similarity" in done.stderr
+        fails(first_cell(address), empty, *SAYS["other"]["fetched"], str(empty), *reason, **settings)
 
 
 CLOSED = """
@@ -251,27 +238,15 @@ os.stat = closed
 """
 
 
-def test_first_cell_finds_the_module_around_or_beside_and_else_says_what_to_do(module, tmp_path):
-    inside, beside = module / "notebooks" / "vi", tmp_path / "beside"
+def test_first_cell_finds_the_module_around_or_beside_and_else_says_what_to_do(module, empty, tmp_path):
+    source, inside, beside = CLOSED + first_cell(""), module / "notebooks" / "vi", tmp_path / "beside"
     for folder in (inside, *(beside / name / "helpers" for name in ("lost+found", "a_mount", "a_disk"))):
         folder.mkdir(parents=True)
-    (beside / "dangling").symlink_to("nowhere")
-    (beside / "loop").symlink_to("loop")
-    (beside / "module").symlink_to(module)
+    for link, target in (("dangling", "nowhere"), ("loop", "loop"), ("module", module)):
+        (beside / link).symlink_to(target)
     for folder, found in ((inside, module), (tmp_path, module), (beside, beside / "module")):
-        done = bare_python(CLOSED + first_cell(""), folder, PATH="")
-        assert done.stdout.splitlines() == ["vi", str(found / "helpers" / "__init__.py")], done.stderr
+        finds(source, folder, found / "helpers", PATH="")
     (beside / "module").unlink()
-    for folder in (tmp_path / "empty", beside):
-        done = bare_python(CLOSED + first_cell(""), folder, PATH="")
-        assert done.returncode and "FileNotFoundError" in done.stderr and "git" not in done.stderr.lower()
-        for text in (
-            folder.name,
-            "Không tìm thấy thư mục helpers/",
-            "was not found",
-            "make standalone",
-            "README.vi.md",
-        ):
-            assert text in done.stderr
-    done = bare_python("import os; os.rmdir(os.getcwd())\n" + first_cell(""), tmp_path / "empty")
-    assert "không còn nữa" in done.stderr and "is gone" in done.stderr and "restart the kernel" in done.stderr
+    for folder in (empty, beside):
+        assert "git" not in fails(source, folder, folder.name, *SAYS["other"]["nowhere"], PATH="").lower()
+    fails("import os; os.rmdir(os.getcwd())\n" + first_cell(""), empty, *SAYS["other"]["gone"])

@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[2]
+from tools.course import ROOT
+
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 FENCED = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -53,33 +54,26 @@ def as_written(requirements):
 
 def test_conda_environment_has_what_a_reader_needs():
     """conda's python=3.11 is any 3.11; Binder makes its image from the number, and would take 3.10 for >=3.11."""
-    dependencies = yaml.safe_load(text("environment.yml"))["dependencies"]
-    (with_pip,) = [entry["pip"] for entry in dependencies if isinstance(entry, dict)]
-    assert as_written(with_pip) == as_written(PROJECT["dependencies"] + EXTRAS["run"] + EXTRAS["lab"])
-    named = [entry for entry in dependencies if isinstance(entry, str)]
-    from_conda = dict(re.fullmatch(r"(\w+)(?:=(\d+\.\d+))?", entry).groups() for entry in named)
-    assert set(from_conda) == {"python", "pip"}
-    assert SpecifierSet(PROJECT["requires-python"]).contains(from_conda["python"])
+    *from_conda, with_pip = yaml.safe_load(text("environment.yml"))["dependencies"]
+    assert as_written(with_pip["pip"]) == as_written(PROJECT["dependencies"] + EXTRAS["run"] + EXTRAS["lab"])
+    version = re.fullmatch(r"python=(\d+\.\d+), pip", ", ".join(from_conda))
+    assert SpecifierSet(PROJECT["requires-python"]).contains(version[1])
 
 
 def test_declared_packages_are_pinned_to_versions_that_are_allowed():
-    lines = [line.split("#")[0] for line in text("constraints.txt").splitlines()]
-    pins = as_written(filter(str.strip, lines))
+    pins = as_written(filter(None, (line.split("#")[0].strip() for line in text("constraints.txt").splitlines())))
     for extra in (PROJECT["dependencies"], *(EXTRAS[name] for name in EXTRAS if name != "bench")):
         for name, (allowed, _, _) in as_written(extra).items():
-            assert name in pins, f"{name} is missing from constraints.txt"
             (pin,) = pins[name][0]
-            assert pin.operator == "==", f"{name} is not pinned in constraints.txt"
-            assert allowed.contains(pin.version, prereleases=True), f"{name}: {pin} is outside of {allowed}"
+            assert pin.operator == "==" and allowed.contains(pin.version, prereleases=True), (name, str(pin))
 
 
 def test_a_command_installs_its_own_set_of_packages_and_the_tests_all():
-    for target, extra in {"run": "run", "lab": "lab", "build": "build", "class": "class", "site": "site"}.items():
-        installed = re.findall(r'pip install .*-e "\.\[(\w+)\]"', make(target))
-        assert set(installed) == {"run", extra}, target
+    for target in ("run", "lab", "build", "class", "site"):
+        assert {*re.findall(r'pip install .*-e "\.\[(\w+)\]"', make(target))} == {"run", target}
     (own,) = [Requirement(line) for line in EXTRAS["test"] if line.startswith(PROJECT["name"])]
     assert own.extras == {"run", "lab", "build", "survey", "site", "class"}
-    assert {canonicalize_name(Requirement(line).name) for line in EXTRAS["run"]}.isdisjoint({"pytest", "jupyterlab"})
+    assert as_written(EXTRAS["run"]).keys().isdisjoint({"pytest", "jupyterlab"})
 
 
 def test_make_test_runs_every_test_file_and_notebook_once():
@@ -102,11 +96,6 @@ def test_no_tracked_file_names_a_path_of_this_machine():
     assert len(tracked) > 100 and [str(path) for path in tracked if folders and here.search(path.read_bytes())] == []
 
 
-def used(action):
-    """What the steps give to an action, one dict a step."""
-    return [step["with"] for step in JOB["steps"] if step.get("uses", "").startswith(f"actions/{action}@")]
-
-
 def test_workflow_and_citation_are_valid_and_without_known_weakness():
     tools = Path(sys.executable).parent
     for schema, file in (("github-workflows", WORKFLOW), ("citation-file-format", "CITATION.cff")):
@@ -121,16 +110,16 @@ def test_workflow_and_citation_are_valid_and_without_known_weakness():
 
 
 def test_workflow_runs_make_test_on_both_systems_and_keeps_models_and_site():
+    steps = {step.get("run") or step["uses"].split("@")[0].removeprefix("actions/"): step for step in JOB["steps"]}
     assert {name.split("-")[0] for name in JOB["strategy"]["matrix"]["os"]} == {"ubuntu", "macos"}
-    (run,) = [step for step in JOB["steps"] if step.get("run") == "make test"]
-    assert "if" not in run  # on both
+    assert "if" not in steps["make test"] and "make site" in steps  # the tests on both
     assert re.search(r"^make test$", text(".ci/run"), re.MULTILINE)
-    (cache,), (python,) = used("cache"), used("setup-python")
+    cache, python = steps["cache"]["with"], steps["setup-python"]["with"]
     assert "QKV_CACHE" in JOB["env"] and cache["path"] == "${{ env.QKV_CACHE }}"
     (named,) = re.findall(r"hashFiles\('(.*?)'\)", cache["key"])
     assert "wheel_sha256" in text(named)
-    assert "build/site" in [step["path"] for step in used("upload-artifact")]
-    assert "make site" in [step.get("run") for step in JOB["steps"]]
+    uploads = [step for step in JOB["steps"] if step.get("uses", "").startswith("actions/upload-artifact@")]
+    assert "build/site" in [step["with"]["path"] for step in uploads]
     assert PROJECT["requires-python"] == f">={python['python-version']}"
     assert all((ROOT / name).is_file() for name in python["cache-dependency-path"].split())
 
@@ -155,7 +144,7 @@ def test_make_commands_of_the_pages_have_their_targets():
         make(*shlex.split(arguments))
 
 
-def test_scripts_modules_and_files_that_the_pages_name_are_there():
+def test_scripts_modules_files_and_links_of_the_pages_are_there():
     folders = r"(?:docs|helpers|notebooks|tests|tools|\.github)"
     assert {ROOT / "README.vi.md", ROOT / "docs" / "classroom.vi.md"} <= set(PAGES)
     for page in PAGES:
@@ -166,10 +155,6 @@ def test_scripts_modules_and_files_that_the_pages_name_are_there():
         for module in calls(page, r"python\S* -m ((?:helpers|tools)[\w.]*)"):
             path = ROOT / module.replace(".", "/")
             assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), (page.name, module)
-
-
-def test_links_of_the_pages_lead_somewhere():
-    for page in PAGES:
         targets = re.findall(r"\]\((?!http)([^)\s#]+)\)", FENCED.sub("", text(page)))
         assert [target for target in targets if not (page.parent / target).exists()] == [], page.name
 

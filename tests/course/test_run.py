@@ -1,6 +1,7 @@
 """`make run` and `make lab`: several notebooks at once, and copies in which a reader's work is safe."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,8 +27,8 @@ def job(title, source, folder, seconds=1):
 def test_one_that_fails_stops_no_other_and_each_has_its_own_seconds(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(execute, "at_a_time", lambda: 2)
     jobs = [job("vi/fails", "a = 1\na / 0", tmp_path), job("vi/busy", BUSY, tmp_path)]
-    done = {found.job.title: found for found in execute.execute_all(jobs)}
-    assert 1.3 <= done["vi/busy"].seconds < 20 and done["vi/busy"].error is None
+    done = {found.title: found for found in execute.execute_all(jobs)}
+    assert 1.3 <= done["vi/busy"].took < 20 and done["vi/busy"].error is None
     assert "a / 0" in str(done["vi/fails"].error) and "ZeroDivisionError" in str(done["vi/fails"].error)
 
     monkeypatch.setattr(run, "execute_all", lambda *_, **how: done.values())
@@ -41,15 +42,12 @@ def test_one_that_fails_stops_no_other_and_each_has_its_own_seconds(tmp_path, ca
 
 def test_notebooks_in_turn_start_with_the_longest_and_share_no_name(tmp_path):
     (tmp_path / "en").mkdir()
-    sources = {
-        "a": "x = 1\nimport os, sys\nsys.shared = 7",
-        "b": "a / 0",
-        "c": "import os, sys\nprint(sys.shared, os.getcwd()[-2:], 'x' in dir())",
-    }
-    jobs = [job(f"{name}/01", sources[name], tmp_path / "en", seconds) for seconds, name in enumerate("cba")]
+    first, last = "x = 1\nimport sys\nsys.shared = 7", "import os\nprint(sys.shared, os.getcwd()[-2:], 'x' in dir())"
+    sources = {"c/01": f"import sys\n{last}", "b/01": "a / 0", "a/01": first}
+    jobs = [job(*of, tmp_path / "en", seconds) for seconds, of in enumerate(sources.items())]
     done = list(execute.execute_all(jobs, in_turn=True))
-    assert [found.job.title for found in done if found.error] == ["b/01"] and "a / 0" in str(done[1].error)
-    (cell,) = done[2].job.notebook.cells
+    assert [found.title for found in done if found.error] == ["b/01"] and "a / 0" in str(done[1].error)
+    (cell,) = done[2].notebook.cells
     assert (cell.execution_count, cell.outputs[0].text) == (1, "7 en False\n")
     assert not any("ipykernel" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
 
@@ -64,10 +62,8 @@ def test_cores_and_free_memory_limit_how_many_run_at_once(monkeypatch):
 
 def test_interrupt_leaves_no_kernel(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from nbformat.v4 import new_code_cell, new_notebook; from tools import run;"
-        f"from tools.execute import Job; folder = Path({str(tmp_path)!r});"
-        f"run.jobs = lambda: [Job(t, new_notebook(cells=[new_code_cell({SLEEP!r})]), folder, 1) for t in ('vi/a', 'vi/b', 'en/c')];"
-        "run.ROOT = folder; run.main()"
+        f"from {__name__} import SLEEP, job, run; from pathlib import Path; run.ROOT = folder = Path({str(tmp_path)!r});"
+        "run.jobs = lambda: [job(title, SLEEP, folder) for title in ('vi/a', 'vi/b', 'en/c')]; run.main()"
     )
     program = subprocess.Popen([sys.executable, "-c", code], cwd=run.ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -105,23 +101,21 @@ def test_every_stored_notebook_is_run_and_the_plan_says_how_long(monkeypatch):
 
 
 def test_run_writes_beside_a_copy_that_a_reader_changed(tmp_path):
-    def keep(text):
-        return run.keep(Copies(tmp_path), "vi/04", new_notebook(cells=[new_code_cell(text, id="a")]))
+    def keep(text, title="vi/04"):
+        return run.keep(Copies(tmp_path), title, new_notebook(cells=[new_code_cell(text, id="a")]))
 
-    def source(name):
-        return nbformat.read(tmp_path / name, as_version=4).cells[0].source
-
-    assert keep("1") == keep("2") == "vi/04.ipynb" and source("vi/04.ipynb") == "2"
-    (tmp_path / "vi" / "04.ipynb").write_text("my answers")
-    assert keep("3") == keep("4") == "vi/04-2.ipynb" and source("vi/04-2.ipynb") == "4"
-    assert (tmp_path / "vi" / "04.ipynb").read_text() == "my answers"
-    (tmp_path / "vi" / "05.ipynb").write_text("of an earlier program")  # no record of it: it may be anybody's
-    assert run.keep(Copies(tmp_path), "vi/05", new_notebook()) == "vi/05-2.ipynb"
+    first, second = (tmp_path / "vi" / name for name in ("04.ipynb", "04-2.ipynb"))
+    assert keep("1") == keep("2") == "vi/04.ipynb" and nbformat.read(first, 4).cells[0].source == "2"
+    first.write_text("my answers")
+    assert keep("3") == keep("4") == "vi/04-2.ipynb" and nbformat.read(second, 4).cells[0].source == "4"
+    first.with_name("05.ipynb").write_text("of an earlier program")  # no record of it: it may be anybody's
+    assert keep("5", "vi/05") == "vi/05-2.ipynb" and first.read_text() == "my answers"
     assert list(tmp_path.rglob("*.part")) == []
 
 
 def test_working_copies_follow_the_notebooks_until_a_reader_changes_them(tmp_path):
     notebooks, work = tmp_path / "notebooks", tmp_path / "work"
+    vi, en = work / "vi" / "01.ipynb", work / "en" / "01.ipynb"
 
     def publish(text):
         cell = new_code_cell(text, id="a", execution_count=3, outputs=[new_output("stream", text="the answer")])
@@ -129,41 +123,36 @@ def test_working_copies_follow_the_notebooks_until_a_reader_changes_them(tmp_pat
             (notebooks / language).mkdir(parents=True, exist_ok=True)
             nbformat.write(new_notebook(cells=[cell]), notebooks / language / "01.ipynb")
 
-    def copy(language):
-        (cell,) = nbformat.read(work / language / "01.ipynb", as_version=4).cells
-        assert not cell.outputs and cell.execution_count is None
-        return cell.source
-
     publish("một")
-    assert hand_out(notebooks, work) == []
-    assert {path.relative_to(work).as_posix() for path in work.rglob("*.ipynb")} == {"vi/01.ipynb", "en/01.ipynb"}
-    assert copy("vi") == "một"
-    (work / "vi" / "01.ipynb").write_text("answers")
+    assert hand_out(notebooks, work) == [] and set(work.rglob("*.ipynb")) == {vi, en}
+    (cell,) = nbformat.read(vi, 4).cells
+    assert (cell.source, cell.outputs, cell.execution_count) == ("một", [], None)
+    vi.write_text("answers")
     publish("hai")
     assert hand_out(notebooks, work) == ["vi/01.ipynb"]
-    assert (work / "vi" / "01.ipynb").read_text() == "answers" and copy("en") == "hai"
-    (work / "vi" / "01.ipynb").unlink()
-    assert hand_out(notebooks, work) == [] and copy("vi") == "hai"
+    assert vi.read_text() == "answers" and nbformat.read(en, 4).cells[0].source == "hai"
+    vi.unlink()
+    assert hand_out(notebooks, work) == [] and nbformat.read(vi, 4).cells[0].source == "hai"
 
 
-def test_lab_opens_the_first_notebook_in_the_readers_language(tmp_path, monkeypatch):
+LOCALES = {
+    "LANG=vi_VN.UTF-8 LANGUAGE=": "vi",
+    "LANG=vi_VN LC_ALL=en_US": "en",
+    "LANG=en_US LANGUAGE=vi": "vi",
+    "": "en",
+}
+
+
+@pytest.mark.parametrize("locales", LOCALES)
+def test_lab_opens_the_first_notebook_in_the_readers_language(tmp_path, monkeypatch, locales):
+    called = []
     monkeypatch.setattr(lab, "WORK", tmp_path / "work")
     monkeypatch.setattr(sys, "argv", ["lab", "--no-browser"])
+    monkeypatch.setattr(os, "execv", lambda program, arguments: called.extend(arguments))
     monkeypatch.chdir(tmp_path)
-    for locales, expected in (
-        ({"LANG": "vi_VN.UTF-8", "LANGUAGE": ""}, "vi"),
-        ({"LANG": "vi_VN.UTF-8", "LC_ALL": "en_US.UTF-8"}, "en"),
-        ({"LANG": "en_US.UTF-8", "LANGUAGE": "vi"}, "vi"),
-        ({}, "en"),
-    ):
-        called = []
-        monkeypatch.setattr(os, "execv", lambda program, arguments, called=called: called.extend(arguments))
-        for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
-            monkeypatch.delenv(name, raising=False)
-            if name in locales:
-                monkeypatch.setenv(name, locales[name])
-        lab.main()
-        (address,) = [option for option in called if "default_url" in option]
-        opened = address.partition("/lab/tree/work/")[2]
-        assert opened.startswith(f"{expected}/01_") and "--no-browser" in called, locales
-        assert (tmp_path / "work" / opened).is_file()
+    for setting in f"LANGUAGE= LC_ALL= LC_MESSAGES= LANG= {locales}".split():
+        monkeypatch.setenv(*setting.split("="))
+    lab.main()
+    (opened,) = [found for option in called for found in re.findall("default_url=/lab/tree/work/(.+)", option)]
+    assert opened.startswith(f"{LOCALES[locales]}/01_") and "--no-browser" in called
+    assert (tmp_path / "work" / opened).is_file()

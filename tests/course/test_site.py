@@ -1,6 +1,8 @@
 """The site: built once, served as plain files, every page opened in Chromium at the width of a phone and of a desk."""
 
+import tomllib
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
@@ -15,56 +17,17 @@ import tools.course
 from helpers import block_histograms, effective_n, smile_index
 from tests.support.web import served, watch
 from tools.course import LANGUAGES, ROOT
+from tools.site import WORDS, extension
 from tools.site import build as builder
-from tools.site import extension
 
 WIDE = ("index", "02_cosine_and_correlation", "performance", "api")  # looked at on a desk as well, half in a language
 NO_PAGE = {
     "",
-    ".teaching",
-    ".teaching.plots",
-    ".experiments",
-    ".survey",
-    ".running",
-}  # rooms, which hold nothing of their own
+    *[".teaching", ".teaching.plots", ".experiments", ".survey", ".running"],
+}  # rooms hold nothing of their own
 BEHIND = (".kernels.", ".wheels.", ".teaching.checks.", ".survey.__main__")  # what nobody imports by name
-LOOK = """async () => {
-  if (window.MathJax?.startup) await window.MathJax.startup.promise;
-  [...document.images].forEach(image => { image.loading = 'eager'; });
-  await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
-  const words = document.querySelector('article').cloneNode(true);
-  words.querySelectorAll('pre, code, mjx-container').forEach(node => node.remove());
-  const root = document.documentElement;
-  const scrolls = node => node.tagName !== 'ARTICLE' &&
-    (/auto|scroll/.test(getComputedStyle(node).overflowX) || scrolls(node.parentElement));
-  return {
-    lang: root.lang,
-    missing: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
-    too_wide: root.scrollWidth - root.clientWidth,
-    cut: [...document.querySelectorAll('article *')].filter(node =>
-      node.getBoundingClientRect().right > root.clientWidth + 1 && !scrolls(node)).map(node => node.outerHTML.slice(0, 200)),
-    formulas: document.querySelectorAll('.math').length,
-    undrawn: [...document.querySelectorAll('.math')].filter(node => !node.querySelector('mjx-container svg')).length,
-    wrong: document.querySelectorAll('[data-mml-node=merror], mjx-merror').length,
-    raw: words.textContent.match(/\\$[^$]*\\$|\\\\\\(|\\\\\\[|\\\\frac/g) ?? [],
-    boxes: document.querySelectorAll('pagefind-modal-trigger, .sidebar-search, form[role=search]').length,
-  };
-}"""
-
-
-SETTINGS = (  # of the explorer
-    {},
-    {"a": 1},
-    {"a": 0.5, "block": "KK"},
-    {"layer": 0, "word": "cua"},
-    {"layer": 12, "block": "QK", "a": 0.25},
-    {"layer": 29, "block": "VV", "word": "water"},
-    {"block": "QV", "word": "control", "n": 20},
-    {"block": "KV", "n": 7, "a": 1},
-    {"shuffle": "within", "seed": 5},
-    {"shuffle": "entries", "block": "KK", "layer": 7},
-    {"shuffle": "flip", "seed": 3, "word": "water"},
-)
+LOOK = Path(__file__).with_name("site.js").read_text(encoding="utf-8")
+SETTINGS = tomllib.loads(Path(__file__).with_name("explorer.toml").read_text(encoding="utf-8"))["settings"]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +130,7 @@ def test_notebooks_fold_solutions_and_setup_and_can_be_downloaded(site):
         html = (site / language / f"{stored.stem}.html").read_text(encoding="utf-8")
         for tag in ("solution", "setup"):
             assert tags.count(tag) > 0
-            assert html.count(f">{builder.FOLDED[tag][language][0]}<") == tags.count(tag), (stored, tag)
+            assert html.count(f">{WORDS[language][f'{tag}_show']}<") == tags.count(tag), (stored, tag)
         assert '<details class="admonition hide above-input">' in html and "<details open" not in html
         assert f'href="{stored.name}" download' in html
         offered = nbformat.read(site / language / stored.name, 4)  # with the library inside: it runs alone
@@ -191,7 +154,7 @@ def test_the_page_of_the_library_has_every_module_and_exported_function(site, re
 
 def test_pages_are_whole_quiet_and_ask_no_other_host(visits, address):
     for where, seen in visits.items():
-        for fault in ("complaints", "missing", "too_wide", "cut", "wrong", "raw", "undrawn"):
+        for fault in ("complaints", "missing", "unseen", "too_wide", "cut", "wrong", "raw", "undrawn"):
             assert not seen[fault], (where, fault, seen[fault])
         assert all(url.startswith((address, "data:")) for url in seen["requests"]), (where, seen["requests"])
         assert seen["lang"] == where[0].split("/")[0] and seen["boxes"] == 1, where
@@ -216,6 +179,23 @@ def test_a_reader_finds_words_with_and_without_marks_and_opens_a_result(page, ad
         page.wait_for_url(f"**/{language}/{wanted}*")
 
 
+def test_code_folds_a_figure_grows_and_a_term_leads_to_the_glossary(page, address):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{address}/en/01_capture_qkv.html")
+    image, code = page.locator("img.wide").first, page.locator("div.cell_input").filter(visible=True)
+    before = image.bounding_box()["width"]
+    assert before < 390 and code.count() > 3
+    image.press("Enter")
+    assert image.bounding_box()["width"] > 600
+    page.locator(".fold-code").click()
+    assert not code.count()
+    page.reload()
+    assert not code.count()
+    page.locator("a.term", has_text="control token").click()
+    assert page.locator(":target").inner_text() == "control token"
+    page.evaluate("localStorage.clear()")
+
+
 def test_the_front_page_leads_to_the_language_of_the_browser_or_chosen(browser, address):
     for locale, language, other in (("vi-VN", "vi", "en"), ("fr-FR", "en", "vi")):
         page = browser.new_page(locale=locale)
@@ -230,10 +210,15 @@ def test_the_front_page_leads_to_the_language_of_the_browser_or_chosen(browser, 
 def test_a_published_address_is_linked_and_without_one_words_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(tools.course, "PYPROJECT", tmp_path / "pyproject.toml")
     github, on_colab = "https://github.com/me/qkv", "https://colab.research.google.com/github/me/qkv/blob/main/"
-    known = github, f"{github}/tree/main", f"{github}/blob/main", on_colab
-    for address, tree, blob, colab in (("", "", "", ""), known):
+    known = github, f"{github}/tree/main", f"{github}/blob/main", on_colab, "https://me.github.io/qkv/"
+    for address, tree, blob, colab, published in (("", "", "", "", ""), known):
         (tmp_path / "pyproject.toml").write_text(f'[tool.qkv]\nrepository = "{address}"\n', encoding="utf-8")
-        assert builder.where_published() == [f"-Atree={tree}", f"-Ablob={blob}", f"-Acolab={colab}"]
+        assert builder.where_published() == [
+            f"-Atree={tree}",
+            f"-Ablob={blob}",
+            f"-Acolab={colab}",
+            f"-Apublished={published}",
+        ]
         page = nodes.section("", nodes.paragraph("", "", nodes.reference("", "README", refuri="repo:README.md")))
         app = SimpleNamespace(config=SimpleNamespace(html_context={"tree": tree}))
         extension.places_in_the_repository(app, page)
@@ -353,8 +338,8 @@ def test_explorer_works_by_keyboard_quickly_and_from_one_host(browser, address, 
 
 
 def test_first_view_of_the_front_page_is_light_and_says_what_was_found(browser, address):
-    for language, words in (("vi", "độ dời"), ("en", "offset")):
-        page, sizes = browser.new_page(viewport={"width": 390, "height": 844}), []
+    for language, words, width in (("vi", "độ dời", 390), ("en", "offset", 1280)):
+        page, sizes = browser.new_page(viewport={"width": width, "height": 844}), []
         page.on("response", lambda answer, sizes=sizes: sizes.append(int(answer.header_value("content-length") or 0)))
         page.goto(f"{address}/{language}/index.html", wait_until="load")
         page.wait_for_function("document.querySelector('.explorer')?.explorer")

@@ -2,30 +2,13 @@
 
 import re
 from functools import cache
+from pathlib import Path
 
 import nbformat
 
 from tests.support.web import watch
 from tools import slides
 from tools.course import LANGUAGES, sources, stored
-
-# Every slide as it is when one stands on it; MathJax has set every formula by then.
-MEASURE = r"""async () => {
-  await MathJax.startup.promise;
-  return Reveal.getSlides().map(slide => {
-    const at = Reveal.getIndices(slide);
-    Reveal.slide(at.h, at.v);
-    slide.querySelectorAll('.fragment').forEach(part => part.classList.add('visible'));
-    return {
-      at: [at.h, at.v ?? 0],
-      text: slide.innerText,
-      overflow: [slide.scrollHeight - slide.clientHeight, slide.scrollWidth - slide.clientWidth],
-      height: slide.getBoundingClientRect().height,
-      images: [...slide.querySelectorAll('img')].map(image => [image.naturalWidth, image.offsetHeight]),
-      wrong: slide.querySelectorAll('[data-mjx-error]').length
-    };
-  });
-}"""
 
 HIDDEN = {"setup", "exercise", "solution"}  # tags of cells that show nothing of what they print
 NOTEBOOKS = {
@@ -38,8 +21,12 @@ NOTEBOOKS = {
 @cache
 def pages(name):
     """The cells of each slide of a notebook."""
+    return slides_of(slides.deck(NOTEBOOKS[name], slides.notes_on(name[3:5], name[:2])))
+
+
+def slides_of(deck):
     found = []
-    for cell in slides.deck(NOTEBOOKS[name]).cells:
+    for cell in deck.cells:
         if cell.metadata.slideshow.slide_type in ("slide", "subslide"):
             found.append([])
         found[-1].append(cell)
@@ -60,6 +47,33 @@ def test_a_prediction_stands_on_a_slide_of_its_own_before_its_figure():
         for block in asked:
             (page,) = (page for page in found if any(block in cell.source for cell in page))
             assert not any(cell.get("outputs") for cell in page), name
+
+
+def test_a_figure_stands_beside_its_code_and_its_reading_where_they_fit():
+    (page,) = (page for page in pages("en/04_cosine_smile") if "layers = sorted(" in page[min(1, len(page) - 1)].source)
+    assert "plot_blocks(" in page[1].source and "image/png" in page[2].outputs[0].data
+    assert page[3].source.startswith("The coloured area is the target") and len(page) == 4
+
+
+def test_speakers_notes_at_a_prediction_are_those_of_the_lecturers_page():
+    for name in NOTEBOOKS:
+        notes = [cell.source for page in pages(name) for cell in page if cell.metadata.slideshow.slide_type == "notes"]
+        assert notes and all(text.startswith(f"**{name[3:5]}, ") for text in notes), name
+
+
+def test_plans_have_a_deck_each_of_the_sections_that_they_name():
+    assert slides.named("06, section 7; 09, the figure of section 2") == {"06": {7}, "09": {2}}
+    assert slides.named("04, sections 2 to 4 and 6 to 8") == {"04": {2, 3, 4, 6, 7, 8}} and slides.named("01") == {
+        "01": None
+    }
+    for language in LANGUAGES:
+        decks = {path.stem[:2]: slides.deck(NOTEBOOKS[f"{language}/{path.stem}"]) for path in sources()}
+        found = slides.plans(language, decks)
+        assert list(found) == ["plan-1", "plan-2"]
+        text = "\n".join(cell.source for cell in found["plan-1"].cells)
+        there = re.findall(r"^## (\d+)\. ", text, re.MULTILINE)
+        assert there == [*"234", *"2345", "3", *"234678", *"234", "7", "2"]
+        assert sum(source.startswith("## 0–35") for source in (cell.source for cell in found["plan-2"].cells)) == 1
 
 
 def test_what_has_no_place_on_a_slide_is_left_out_and_the_rest_is_there():
@@ -86,18 +100,22 @@ def test_every_slide_of_every_listed_deck_fits_and_asks_no_other_host(browser, t
     complaints, requests = watch(page)
     page.goto((tmp_path / "index.html").as_uri())
     links = page.eval_on_selector_all("a", "links => links.map(link => [link.getAttribute('href'), link.innerText])")
-    assert [link for link, _ in links] == [f"{name}.html" for name in NOTEBOOKS]
-    assert all(title[:2] == link[3:5] for link, title in links)
-    for name in NOTEBOOKS:
+    names = [link.removesuffix(".html") for link, _ in links]
+    assert [name for name in names if "plan" not in name] == list(NOTEBOOKS) and len(names) == len(NOTEBOOKS) + 4
+    assert all(title[:2] == link[3:5] for link, title in links if "plan" not in link)
+    for name in names:
         target = tmp_path / f"{name}.html"
         page.goto(target.as_uri())
-        found = page.evaluate(MEASURE)
-        assert len(found) == len(pages(name)), name
+        found = page.evaluate(Path(__file__).with_name("slides.js").read_text())
+        assert "plan" in name or len(found) == len(pages(name)), name
         for slide in found:
             assert slide["overflow"] == [0, 0] and 0 < slide["height"] <= slides.HEIGHT, (name, slide)
             assert slide["text"].strip() and not slide["wrong"], (name, slide)
             assert not re.search(r"\$[^$\n]+\$|\\frac|\\sum", slide["text"]), (name, slide)
-            assert all(width > 0 and height > 100 for width, height in slide["images"]), (name, slide)
+            assert all(width > 0 and height > 100 and len(alt) > 10 for width, height, alt in slide["images"]), (
+                name,
+                slide,
+            )
         text = re.sub(r"data:[^\"]*", "", target.read_text(encoding="utf-8"))
-        assert "http" not in text.replace("http://www.w3.org", ""), name
+        assert not re.search(r"(src=|url\(|import)\W*http", text), name
     assert complaints == [] and not [url for url in requests if not url.startswith(("file:", "data:"))]

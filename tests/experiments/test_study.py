@@ -5,8 +5,9 @@ import itertools
 import re
 import sys
 import tomllib
-import unicodedata
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -14,20 +15,19 @@ import pandas as pd
 import pytest
 import scipy
 import torch
-import transformers
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 from transformers import tokenization_utils_base
 
-from helpers import block_histograms, capture_qkv, load_sentences, set_language, smile_index
+from helpers import block_histograms, capture_qkv, label, load_sentences, set_language, smile_index
 from helpers.experiments.study import StudyError, open_model, read_sentences
 from helpers.experiments.takes import takes
 from helpers.experiments.target import find_word, pieces_of, readable, word_in
-from helpers.experiments.verdicts import CLAIMS, choose_layer, claim_values, conclude, export, judge
+from helpers.experiments.verdicts import choose_layer, claim_values, conclude, export, judge
 from tests.support.tiny import language_model, random_model, word_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text(encoding="utf-8"))
+DATA = tomllib.loads(Path(__file__).with_name("refused.toml").read_text(encoding="utf-8"))
 HER, CUA = load_sentences("her"), load_sentences("cua")
 
 
@@ -49,49 +49,42 @@ def refused(vi, en, function, *arguments):
 
 @pytest.fixture(scope="module")
 def random_gpt2(smollm2, tmp_path_factory):
-    """Folder of an untrained GPT-2 of two layers with the tokenizer of SmolLM2."""
+    """Folder of a small untrained GPT-2 with the tokenizer of SmolLM2."""
     folder, tokenizer = tmp_path_factory.mktemp("models") / "random-gpt2", smollm2[1]
-    torch.manual_seed(0)
-    sizes = {"vocab_size": len(tokenizer), "n_positions": 64, "n_embd": 48, "n_layer": 2, "n_head": 4}
-    config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
-    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    random_model("gpt2", "AutoModelForCausalLM", vocab_size=len(tokenizer)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
+@pytest.fixture
+def models(smollm2, minilm):
+    return {"smollm2": smollm2, "minilm": minilm}
+
+
 def test_a_notebook_says_in_one_sentence_which_models_it_takes():
     small, encoder = language_model("llama"), random_model("bert")
-    small.provenance = encoder.provenance = "this model"
+    headless = small.model
+    small.provenance = encoder.provenance = headless.provenance = "this model"
     takes(small, causal=True, layers=3)
     takes(encoder, layers=3)
     vi, en = "mô hình có ít nhất 4 tầng, không dùng được với this", "a model of 4 layers or more"
-    refused(vi, en, lambda: takes(small, layers=4))
-    vi, en = "mô hình ngôn ngữ nhân quả, không dùng", "a causal language model, not this"
-    for model in (encoder, small.model):  # the second has no head
+    refused(vi, en, partial(takes, small, layers=4))
+    vi, en = "ngôn ngữ nhân quả, không dùng", "a causal language model, not this"
+    for model in (encoder, headless):
+        refused(vi, en, partial(takes, model, causal=True))
+    vi, en = r"softmax\(QKᵀ/√d\).*, không dùng", r"a causal language model whose attention is softmax\(QKᵀ/√d\).*, not"
+    for name in ("gpt2", "phi3", "qwen3", "bloom", "granite"):
+        model = language_model(name)
         model.provenance = "this model"
-        refused(vi, en, lambda m=model: takes(m, causal=True))
-
-
-MESSY = (
-    "\ufeffShe gave\ther bread.\r\n\r\n   \r\nWe met\u00a0her  twice.\r\nWe met her twice.\r\n"
-    "I will\u200b call her later.\r\n" + unicodedata.normalize("NFD", "Má gọi her dậy.") + "\n# a comment\n"
-)
-CLEAN = ["She gave her bread.", "We met her twice.", "I will call her later.", "Má gọi her dậy."]
+        takes(model, causal=True)
+        if name in ("gpt2", "phi3"):
+            takes(model, causal=True, plain=True)
+        else:
+            refused(vi, en, partial(takes, model, causal=True, plain=True))
 
 
 def test_pasted_text_is_cleaned_and_every_change_is_counted():
-    sentences, notes = read_sentences(MESSY)
-    assert sentences == CLEAN
-    assert notes[:7] == [
-        "6 Windows line end(s) (CRLF) changed",
-        "1 comment line(s) (#) left out",
-        "2 line(s) with invisible characters, which were removed",
-        "2 line(s) with tabs, repeated or odd spaces tidied",
-        "1 line(s): accents joined to their letters (NFC)",
-        "2 blank line(s) left out",
-        "1 duplicate(s) left out",
-    ]
-    assert len(notes) == 8 and "only 4 sentences" in notes[7]
+    assert read_sentences(DATA["messy"]) == (DATA["clean"], DATA["notes"])
 
 
 SAME = ("می\u200cخواهم", "क्\u200dष", "👩\u200d🔬", "❤\ufe0f", "ก\u0e33")  # joiners and marks that the script needs
@@ -116,27 +109,24 @@ def test_what_a_table_or_a_file_holds_is_taken_for_sentences(tmp_path):
     column = pd.Series([*three, *empty])
     for source in (three, column, column.to_numpy(), (text for text in column), [*three, *empty]):
         assert read_sentences(source)[0] == ["#a b", "c d", "e f"]  # in a list # is no comment, a line break none
-    (tmp_path / "câu.txt").write_text("a\nb\nc", encoding="utf-8")
-    with (tmp_path / "câu.txt").open(encoding="utf-8") as file:
-        for source in (file, b"a\nb\nc", f'"\u202a{tmp_path}/câu.txt"'):  # the last as Windows copies a path
+    path = tmp_path / "câu.txt"
+    path.write_text("a\nb\nc", encoding="utf-8-sig")  # a byte order mark, which is left out
+    with path.open(encoding="utf-8") as file:
+        for source in (file, b"a\nb\nc", path, f"{path}\n", f'"\u202a{path}"'):  # the last as Windows copies a path
             assert read_sentences(source)[0] == ["a", "b", "c"]
 
 
-def test_clean_sentences_are_left_alone_in_a_list_a_text_or_a_file(tmp_path):
-    file = tmp_path / "mine.txt"
-    assert read_sentences(HER) == read_sentences("\n".join(HER)) == (HER, [])
-    for encoding, name, n in (("utf-8", file, 0), ("utf-8-sig", f"{file}\n", 1)):  # a byte order mark is said
-        file.write_text("\n".join(CUA), encoding=encoding)
-        assert read_sentences(name)[0] == CUA and len(read_sentences(name)[1]) == n
+def test_clean_sentences_are_left_alone():
+    for sentences in (HER, CUA):
+        assert read_sentences(sentences) == read_sentences("\n".join(sentences)) == (sentences, [])
     assert any("only 9" in note for note in read_sentences(HER[:9])[1]) and read_sentences(HER[:10])[1] == []
 
 
 def test_sentences_that_will_not_do_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, data in (("table.csv", b"a,b"), ("empty.txt", b" \n"), ("utf-16.txt", "của".encode("utf-16"))):
-        Path(name).write_bytes(data)
-    Path("utf-16-le.txt").write_bytes("a\nb\nc".encode("utf-16-le"))
-    for source, vi, en in REFUSED["sentences"]:
+    for name, text, encoding in DATA["files"]:
+        Path(name).write_text(text, encoding)
+    for source, vi, en in DATA["sentences"]:
         refused(vi, en, read_sentences, source)
     refused(r"2 phần tử.*'5' \(int\)", r"2 member.*'5' \(int\)", read_sentences, ["a", "b", 5, b"c"])
     for source in (None, 5, {1: "a"}, {"a"}, pd.DataFrame({"a": "b"}, [0])):
@@ -171,70 +161,40 @@ def test_the_last_piece_is_the_end_of_that_very_word(smollm2, her_positions):
     assert elsewhere > 3  # the id alone would have led somewhere else
 
 
-def test_longer_word_or_capital_with_the_same_last_piece_is_another_word(smollm2):
-    sentences = ["Anh chịu khó hỏi chị một câu.", "Nó chịu thua chị rồi.", "Ai chịu cho chị đi?"]
-    target = find_word(*smollm2, sentences, unicodedata.normalize("NFD", "chị"), "last")  # however it is typed
-    for row, end, sentence in zip(target.batch["input_ids"], target.positions, sentences):
-        assert smollm2[1].decode(row[: end + 1]) == sentence[: sentence.index("chị ") + 3]
-    sentences = ["Của cải của ông ấy rất lớn.", "Nhà của tôi ở xa.", "Áo của bạn đẹp quá."]
-    target = find_word(*smollm2, sentences, "của", "last")
-    assert smollm2[1].decode(target.batch["input_ids"][0, : target.positions[0] + 1]) == "Của cải của"
+@pytest.mark.parametrize("case", DATA["target"], ids=lambda case: case["word"])
+def test_target_ends_the_whole_word_and_its_control_is_text(models, case):
+    model, tokenizer = models[case["model"]]
+    sentences = [sentence for sentence, *_ in case["sentences"]] + case.get("missing", [])
+    target = find_word(model, tokenizer, sentences, case["word"], "last", drop_missing="missing" in case)
+    rows = zip(case["sentences"], target.batch["input_ids"], target.positions, target.control, strict=True)
+    for (sentence, beginning, control), ids, end, beside in rows:
+        assert tokenizer.decode(ids[: end + 1], skip_special_tokens=True) == beginning, sentence
+        assert readable(tokenizer, int(ids[beside])) == control, sentence
+    assert target.causal == (case["model"] == "smollm2")
+    assert target.n_distinct == case.get("n_distinct", len(case["sentences"]))
 
 
 def test_a_word_ends_where_its_script_ends_it():
-    letters = word_tokenizer(("<unk>", *sorted(set(str(REFUSED)))))
+    letters = word_tokenizer(("<unk>", *sorted(set(str(DATA)))))
     letters.backend_tokenizer.pre_tokenizer = Split(Regex("."), "isolated")
-    for word, *sentences in REFUSED["found"] + REFUSED["absent"]:
+    for word, *sentences in DATA["found"] + DATA["absent"]:
         for sentence in sentences:
             found, start = word_in(letters, sentence, word, pieces_of(letters, word)), sentence.find(word)
-            wanted = [*range(start, start + len(word))] if [word, *sentences] in REFUSED["found"] else None
+            wanted = [*range(start, start + len(word))] if [word, *sentences] in DATA["found"] else None
             assert (found and found[0]) == wanted, (word, sentence)
-
-
-def test_words_of_a_script_without_spaces_and_controls_that_are_text(smollm2, minilm):
-    target = find_word(*smollm2, ["我喝水。", "他要水吗？", "水很冷。"], "\u200b水 ", "last")
-    for row, end, text in zip(target.batch["input_ids"], target.positions, ("我喝水", "他要水", "水"), strict=True):
-        assert smollm2[1].decode(row[: end + 1]) == text
-    hindi = ["यह कम है 0", "यह कम है 1", "यह कमी है 2", "यह कम है 3"]
-    refused("không có trong 1 câu.*कमी", "missing from 1 .*कमी", find_word, *smollm2, hindi, "कम", "last")
-    sentences = ["🙂 her dog", "I saw her", "To her"]  # minilm knows no 🙂: the unknown token is no control
-    assert find_word(*minilm, sentences, "her").control.tolist() == [3, 2, 1]
-
-
-def test_an_encoder_finds_its_lower_case_token_and_a_control_at_the_start(minilm):
-    sentences = ["Her dog barks.", "I know her dog.", "They saw Her Majesty."]
-    target = find_word(*minilm, sentences, "her")
-    assert target.pieces == ("“her”",) and not target.causal
-    assert target.positions.tolist() == [1, 3, 3]  # after [CLS]
-    assert target.control.tolist() == [2, 2, 2]  # the token after it where the word stands first
-
-
-def test_equal_beginnings_are_one_observation_for_a_causal_model_only(smollm2, minilm):
-    sentences = ["I saw her today.", "I saw her yesterday.", "We met her again.", "No such word."]
-    for model, n_distinct in ((smollm2, 2), (minilm, 3)):
-        target = find_word(*model, sentences, "her", drop_missing=True)
-        assert list(target.batch.sentences) == sentences[:3] and target.n_distinct == n_distinct
 
 
 SETS = {"HER": HER, "CUA": CUA, "TWO": HER[:2], "OTHER": [*HER[:3], "Her dog barks.", "None here."]}
 SETS["LONG"] = [*HER[:3], "He told her " + "again and " * 4200 + "again."]
+SETS["HINDI"] = ["यह कम है 0", "यह कम है 1", "यह कमी है 2", "यह कम है 3"]
 
 
-def test_words_that_will_not_do_are_refused(smollm2, minilm, monkeypatch):
-    warned, models = [], {"smollm2": smollm2, "minilm": minilm}
+def test_words_that_will_not_do_are_refused(models, monkeypatch):
+    warned = []
     monkeypatch.setattr(tokenization_utils_base.logger, "warning", lambda *text: warned.append(text))
-    for model, sentences, word, vi, en in REFUSED["words"]:
-        refused(vi, en, find_word, *models[model], SETS[sentences], word)
+    for model, sentences, word, vi, en, *piece in DATA["words"]:
+        refused(vi, en, find_word, *models[model], SETS[sentences], word, *piece)
     assert warned == []
-
-
-def test_bytes_of_broken_letters_are_those_of_utf8(smollm2):
-    for text in ("ủ", "ộ", "“", "é", "🙂"):
-        shown = [readable(smollm2[1], token) for token in smollm2[1](text)["input_ids"]]
-        if all(piece.startswith("<") for piece in shown):
-            assert bytes.fromhex(" ".join(piece[1:-1] for piece in shown)) == text.encode()
-        else:
-            assert shown == [f"“{text}”"]
 
 
 def test_the_first_six_verdicts_are_those_of_notebook_06(smollm2, her_batch, her_positions, her_qkv):
@@ -243,9 +203,9 @@ def test_the_first_six_verdicts_are_those_of_notebook_06(smollm2, her_batch, her
     notebook = nbformat.read(ROOT / "notebooks" / "en" / "06_mean_offset.ipynb", as_version=4)
     printed = "\n".join(o.text for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "text" in o)
     table = re.findall(r"^\d [^\n]{26} (holds partly|holds|fails) +(\d+)/(\d+) layers", printed, flags=re.MULTILINE)
-    assert len(table) == len(CLAIMS) == 7
-    short = {"holds": "holds", "partly": "holds partly", "fails": "fails"}
-    found = [(short[v.verdict], str(v.held), str(v.layers)) for v in judge(x, control, sizes, 3)]
+    verdicts = judge(x, control, sizes, 3)
+    assert len(table) == len(verdicts) == 7
+    found = [(label(f"verdict_{v.verdict}"), str(v.held), str(v.layers)) for v in verdicts]
     assert found[:6] == table[:6]
 
 
@@ -283,10 +243,8 @@ def test_a_target_that_never_changes_is_undefined_and_said_to_be():
     verdicts = judge(x, x.flip(0), (20, 10, 10), 1)
     assert [v.verdict for v in verdicts][3:6] == ["undefined"] * 3
 
-    class Repeated:
-        word, pieces, n_distinct = "her", ("“ her”",), 1
-
-    said = "\n".join(conclude(verdicts, x, (20, 10, 10), 1, Repeated))
+    repeated = SimpleNamespace(word="her", pieces=("“ her”",), n_distinct=1)
+    said = "\n".join(conclude(verdicts, x, (20, 10, 10), 1, repeated))
     assert "Undefined: (4)" in said and "the same in every sentence" in said and "only 1 of 3 beginnings" in said
 
 
@@ -312,48 +270,21 @@ def test_undecided_claims_are_said_and_what_is_exported_can_be_read_again(smollm
     assert [float(row["value"]) for row in rows] == pytest.approx([v.value for v in verdicts], abs=6e-4, nan_ok=True)
 
 
-def stored(language):
-    return nbformat.read(ROOT / "notebooks" / language / "11_your_own_study.ipynb", as_version=4)
-
-
-@pytest.fixture
-def run_notebook(tmp_path, monkeypatch, capsys):
-    """Execute the cells of notebook 11 with some settings; returns what they print."""
-
-    def run(language, **settings):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.path", [*sys.path])
-        for name, value in settings.items():
-            monkeypatch.setenv(f"QKV_STUDY_{name.upper()}", str(value))
-        names = {"__name__": "__main__"}
-        for cell in stored(language).cells:
-            if cell.cell_type == "code":
-                exec(compile(cell.source, "notebook 11", "exec"), names)  # noqa: S102
-        return capsys.readouterr().out
-
-    return run
-
-
-def test_notebook_with_vietnamese_sentences(tmp_path, run_notebook, random_gpt2):
-    (tmp_path / "cau.txt").write_text("\n".join(CUA[:24]), encoding="utf-8")
-    said = run_notebook("vi", model=random_gpt2, word="của", piece="last", sentences="cau.txt")
-    assert "“của” = “ c” + <E1 BB> + <A7> + “a”   token đích: “a”" in said
-    assert "Kết quả là của token cuối “a” của “của”, không phải của cả từ." in said
+@pytest.mark.parametrize("case", DATA["notebook"], ids=lambda case: case["language"])
+def test_notebook_takes_what_a_reader_brings(case, tmp_path, monkeypatch, capsys, random_gpt2):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    Path("cua.txt").write_text("\n".join(CUA[:24]), encoding="utf-8")
+    Path("messy.txt").write_bytes(DATA["messy"].encode())
+    for name, value in ({"MODEL": str(random_gpt2)} | case["settings"]).items():
+        monkeypatch.setenv(f"QKV_STUDY_{name}", value)
+    names = {"__name__": "__main__"}
+    for cell in nbformat.read(ROOT / "notebooks" / case["language"] / "11_your_own_study.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, "notebook 11", "exec"), names)  # noqa: S102
+    said = capsys.readouterr().out
+    assert [text for text in case["said"] if text not in said] == []
     assert said.rstrip().endswith("✓")
-    assert {path.name for path in (tmp_path / "my_study").iterdir()} == {"của_random-gpt2.csv", "của_random-gpt2.png"}
-
-
-def test_notebook_with_messy_pasted_sentences_on_the_encoder(tmp_path, run_notebook):
-    (tmp_path / "pasted.txt").write_bytes(MESSY.encode())
-    said = run_notebook("en", model="minilm", sentences="pasted.txt")
-    assert "4 sentences" in said and "- 2 blank line(s) left out" in said and "- 1 duplicate(s) left out" in said
-    assert "so few sentences that chance smiles too" in said
-    assert "SmolLM2-135M-Instruct" in said  # the second model, as the first is a BERT
-    assert (tmp_path / "my_study" / "her_all-MiniLM-L6-v2.csv").is_file()
-
-
-def test_wrong_input_stops_the_notebook_with_one_sentence_and_no_traceback(tmp_path, run_notebook):
-    with pytest.raises(StudyError, match="^Không đọc được tệp 'nowhere.txt'") as error:
-        run_notebook("vi", model="minilm", sentences="nowhere.txt")
-    assert error.value._render_traceback_() == [f"✗ {error.value}"]  # all that Jupyter shows
-    assert not (tmp_path / "my_study").exists()
+    assert {path.name for path in Path("my_study").iterdir()} == {
+        f"{case['written']}.{kind}" for kind in ("csv", "png")
+    }

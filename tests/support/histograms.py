@@ -3,15 +3,19 @@
 import os
 import subprocess
 import sys
+from functools import partial
+from itertools import product
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import torch
 
-from helpers import block_histograms
+from helpers import block_histograms, cosine_similarity, pearson_correlation
 from tests.support import oracle
 
-MEASURES = ("cosine", "correlation")
+MATRIX = {"cosine": cosine_similarity, "correlation": pearson_correlation}
+MEASURES = tuple(MATRIX)
 STATISTICS = ("counts", "mean", "std", "share_above", "n_pairs", "n_undefined")
 KERNELS = ("torch", "numba")
 
@@ -23,10 +27,7 @@ def features(*shape, dtype=torch.float32, offset=3.0, seed=0):
     standard deviation is exact, so that no feature comes close to constant, however few the samples.
     """
     generator = torch.Generator().manual_seed(seed)
-
-    def normal(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
-
+    normal = partial(torch.randn, generator=generator, dtype=torch.float64)
     *batch, n, F = shape
     x = normal(*shape) + normal(*batch, n, 1) * normal(*batch, 1, F)  # [..., sample, F]
     x = x - x.mean(dim=-2, keepdim=True)
@@ -37,11 +38,7 @@ def features(*shape, dtype=torch.float32, offset=3.0, seed=0):
 
 def python(code, **environment):
     """What a fresh Python prints."""
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
+    return subprocess.check_output([sys.executable, "-c", code], env=os.environ | environment, text=True).strip()
 
 
 def through(kernel):
@@ -49,22 +46,11 @@ def through(kernel):
     return mock.patch.dict(os.environ, QKV_KERNEL=kernel)
 
 
-def every_kernel(*args, **options):
+def every_kernel(*args, kernels=KERNELS, **options):
     """What `block_histograms` gives for the same arguments, kernel by kernel."""
-    for kernel in KERNELS:
+    for kernel in kernels:
         with through(kernel):
             yield block_histograms(*args, **options)
-
-
-def kernels_for(x, bins):
-    """The kernels that differ for `x`: what is not float32 or shorter, or has many bins, goes through torch alone."""
-    return KERNELS if x.is_floating_point() and x.dtype != torch.float64 and bins <= 128 else KERNELS[:1]
-
-
-def at(histogram, layer):
-    """The histogram of one leading index."""
-    fields = {name: getattr(histogram, name)[layer] for name in STATISTICS}
-    return type(histogram)(**fields, edges=histogram.edges)
 
 
 def assert_histogram_matches(histogram, values, bins, threshold):
@@ -72,9 +58,8 @@ def assert_histogram_matches(histogram, values, bins, threshold):
     counts = oracle.to_numpy(histogram.counts)
     defined = values[~np.isnan(values)]
     edges = np.linspace(-1, 1, bins + 1)
-    assert int(histogram.n_pairs) == values.size
-    assert int(histogram.n_undefined) == values.size - defined.size
-    assert counts.sum() + int(histogram.n_undefined) == values.size
+    numbers = (int(histogram.n_pairs), int(histogram.n_undefined), counts.sum())
+    assert numbers == (values.size, values.size - defined.size, defined.size)
 
     off = np.cumsum(counts) - np.cumsum(oracle.histogram(values, bins))  # at the right edge of every bin
     allowed = oracle.n_near(values, edges[1:])
@@ -90,27 +75,33 @@ def assert_histogram_matches(histogram, values, bins, threshold):
     assert abs(off) <= oracle.n_near(defined, [-threshold, threshold]).sum()
 
 
-def assert_matches_oracle(x, sizes, *, bins=100, threshold=0.9, measures=MEASURES, kernels=None):
+def assert_matches_oracle(x, sizes, *, bins=100, threshold=0.9, kernels=None):
     """`block_histograms` through each kernel against the oracle; returns what the first kernel gave."""
-    results = []
-    for kernel in kernels or kernels_for(x, bins):
-        with through(kernel):
-            results.append(block_histograms(x, sizes, measures=measures, bins=bins, threshold=threshold))
-        assert set(results[-1]) == set(measures)
-    for layer in np.ndindex(*x.shape[:-2]):
-        for measure in measures:
-            similarity = oracle.SIMILARITY[measure](x[layer])
-            for block in oracle.BLOCKS:
-                values = oracle.block(similarity, sizes, block)
-                for result in results:
-                    assert_histogram_matches(at(result[measure][block], layer), values, bins, threshold)
+    alike = not x.is_floating_point() or x.dtype == torch.float64 or bins > 128  # all of this goes through torch
+    kernels = kernels or (KERNELS[:1] if alike else KERNELS)
+    results = list(every_kernel(x, sizes, kernels=kernels, bins=bins, threshold=threshold))
+    for layer, measure in product(np.ndindex(*x.shape[:-2]), MEASURES):
+        similarity = oracle.SIMILARITY[measure](x[layer])
+        for result, block in product(results, oracle.BLOCKS):
+            found = {name: getattr(result[measure][block], name)[layer] for name in STATISTICS}
+            assert_histogram_matches(SimpleNamespace(**found), oracle.block(similarity, sizes, block), bins, threshold)
     return results[0]
+
+
+def assert_matrices_match_oracle(x, atol=1e-6):
+    """The whole matrices of both measures, for `x [..., sample, F]`."""
+    double = x.dtype == torch.float64 or not x.is_floating_point()
+    for measure, matrix in MATRIX.items():
+        found = matrix(x)
+        assert found.dtype == (torch.float64 if double else torch.float32)
+        assert found.shape == (*x.shape[:-2], x.shape[-1], x.shape[-1]) and not (found.abs() > 1).any()
+        for layer in np.ndindex(*x.shape[:-2]):
+            expected = oracle.SIMILARITY[measure](x[layer])
+            np.testing.assert_allclose(oracle.to_numpy(found[layer]), expected, rtol=0, atol=atol)
 
 
 def assert_same_result(result, expected):
     """Bit by bit."""
-    for measure in MEASURES:
-        for block in oracle.BLOCKS:
-            for name in STATISTICS:
-                ours, theirs = getattr(result[measure][block], name), getattr(expected[measure][block], name)
-                assert torch.equal(ours.nan_to_num(nan=9), theirs.nan_to_num(nan=9)), (measure, block, name)
+    for measure, block, name in product(MEASURES, oracle.BLOCKS, STATISTICS):
+        ours, theirs = getattr(result[measure][block], name), getattr(expected[measure][block], name)
+        assert torch.equal(ours.nan_to_num(nan=9), theirs.nan_to_num(nan=9)), (measure, block, name)

@@ -13,36 +13,25 @@ def to_numpy(x):
     return x.detach().cpu().to(torch.float64).numpy()
 
 
-def is_zero(x):
-    """bool [F]: features of `x [sample, F]` that are zero at every token."""
-    return (to_numpy(x) == 0).all(axis=0)
-
-
-def is_constant(x):
-    """bool [F]: features whose smallest and largest value are at most two roundings of the dtype apart."""
-    values = to_numpy(x)
-    eps = torch.finfo(x.dtype).eps if x.is_floating_point() else np.finfo(np.float64).eps
-    return np.ptp(values, axis=0) <= 2 * eps * np.abs(values).max(axis=0)
-
-
 def _normalised_products(values, undefined):
     length = np.sqrt((values**2).sum(axis=0))
     with np.errstate(invalid="ignore", divide="ignore"):
         similarity = np.einsum("ti,tj->ij", values, values) / np.outer(length, length)
-    similarity[undefined, :] = np.nan
-    similarity[:, undefined] = np.nan
+    similarity[undefined, :] = similarity[:, undefined] = np.nan
     return similarity
 
 
 def cosine(x):
     """sum(x_i x_j) / (|x_i| |x_j|) of every two columns of `x [sample, F]`; NaN for a zero column."""
-    return _normalised_products(to_numpy(x), is_zero(x))
+    values = to_numpy(x)
+    return _normalised_products(values, (values == 0).all(axis=0))
 
 
 def correlation(x):
-    """The same after every column is centred; NaN for a constant column."""
-    values = to_numpy(x)
-    return _normalised_products(values - values.mean(axis=0), is_constant(x))
+    """The same after every column is centred; NaN for a constant one: all within two roundings of the dtype."""
+    values, eps = to_numpy(x), torch.finfo(x.dtype if x.is_floating_point() else torch.float64).eps
+    constant = np.ptp(values, axis=0) <= 2 * eps * np.abs(values).max(axis=0)
+    return _normalised_products(values - values.mean(axis=0), constant)
 
 
 SIMILARITY = {"cosine": cosine, "correlation": correlation}
@@ -50,15 +39,11 @@ SIMILARITY = {"cosine": cosine, "correlation": correlation}
 
 @cache
 def pairs(sizes):
-    """{block: (rows, columns)} of every pair of features, found by walking through all of them."""
-    part = "Q" * sizes[0] + "K" * sizes[1] + "V" * sizes[2]
-    found = {block: ([], []) for block in BLOCKS}
-    for i in range(len(part)):
-        for j in range(i + 1, len(part)):
-            rows, columns = found[part[i] + part[j]]
-            rows.append(i)
-            columns.append(j)
-    return {block: (np.array(i, dtype=int), np.array(j, dtype=int)) for block, (i, j) in found.items()}
+    """{block: (rows, columns)} of every pair of features, each of which is named after its parts."""
+    part = np.repeat(list("QKV"), sizes)
+    rows, columns = np.triu_indices(len(part), 1)
+    names = np.char.add(part[rows], part[columns])
+    return {block: (rows[names == block], columns[names == block]) for block in BLOCKS}
 
 
 def block(similarity, sizes, name):

@@ -5,11 +5,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request, client_address):
-        pass  # a client that gives up is what some tests are about
+@contextmanager
+def listening(handler):
+    """Address of a server whose requests go to a handler of http.server."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.handle_error = lambda *_: None  # a client that gives up is what some tests are about
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @contextmanager
@@ -23,14 +26,10 @@ def serving(answer):
             answer(self)
 
         do_HEAD = do_GET
+        log_message = lambda *_: None
 
-        def log_message(self, *args):
-            pass
-
-    with _Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
-        server.shutdown()
+    with listening(Handler) as address:
+        yield address, asked
 
 
 def reply(code, content=b"", **headers):

@@ -2,8 +2,8 @@
 
 import copy
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -13,70 +13,44 @@ from tokenizers.models import WordLevel
 
 from helpers.text import SentenceBatch
 
-
-@dataclass(frozen=True)
-class Family:
-    """One architecture in small, and what an independent attention needs to know about it."""
-
-    config: transformers.PreTrainedConfig
-    output: str  # path of the attention's output projection; {} is the layer
-    n_kv_head: int = 4
-    d_head: int = 8
-    rotary: int | list = 0  # features of each head that are rotated; of each layer, where a list
-    causal: bool = True
-    theta: float | list = 10_000.0  # base of the angles
-    pairs: bool = False  # neighbouring features turn together, not those half the rotated features apart
-    norm: bool = False  # of Q and K, before the rotary step
-    scale: float | None = None  # of the dot product; None: 1 / sqrt(d_head)
-    cap: float = 0  # of the scores: cap * tanh(score / cap)
-    bias: str = ""  # added to the scores: "alibi", "alibi, scaled" or "relative"
-    window: list | None = None  # of each layer: how many tokens away it still sees, 0 for all
-    auto: str = "AutoModel"  # the class that makes it without its head
-    attention: str = "eager"  # its implementation; the others hand out no weights
+DATA = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
 
 
-def _row(like=None, options=None, **row):
-    above = _row(**DATA["like"][like]) if like else {"options": {}}
+def _row(like="default", options=None, **row):
+    above = DATA["like"]["default"] if like == "default" else _row(**DATA["like"][like])
     return above | row | {"options": above["options"] | (options or {})}
 
 
 def _family(row):
-    row = _row(**row)
-    options, make, vision = row.pop("options"), getattr(transformers, row.pop("config")), row.pop("vision", None)
-    tokens = {f"{name}_token_id": 0 for name in ("bos", "eos", "pad")}  # theirs lie outside the 64 of the vocabulary
-    options = tokens | options
-    return Family(make(**({"text_config": options, "vision_config": vision} if vision else options)), **row)
+    """One architecture in small: what `[like.default]` of families.toml names, with its configuration made."""
+    family = SimpleNamespace(**_row(**row))
+    make, options = getattr(transformers, family.config), family.options
+    family.config = make(text_config=options, vision_config=family.vision) if family.vision else make(**options)
+    return family
 
 
-DATA = tomllib.loads(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
 FAMILIES = {name: _family(row) for name, row in DATA["few"].items()}
 EVERY = FAMILIES | {name: _family(row) for name, row in DATA["more"].items()}
 CAUSAL = [name for name, family in FAMILIES.items() if family.causal]
-ROTARY = [name for name, family in FAMILIES.items() if family.rotary]
 N_LAYER, N_HEAD, LENGTHS = 3, 4, (9, 6, 4)
 
 
-def random_model(name, seed=0):
+def random_model(name, auto=None, size=0.4, **options):
     """A model without its head, with weights far larger than usual, so that attention is far from uniform."""
-    family = EVERY[name]
-    make, config = getattr(transformers, family.auto).from_config, copy.deepcopy(family.config)
+    family, generator = EVERY[name], torch.Generator().manual_seed(0)
+    make, config = getattr(transformers, auto or family.auto).from_config, copy.deepcopy(family.config)
+    config.update(options)
     model = make(config, attn_implementation=family.attention).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
     for path, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
         is_scale = weight.ndim == 1 and not path.endswith("bias")  # of a norm
-        weight.copy_(1 + 0.3 * noise if is_scale else 0.4 * noise)
+        weight.copy_(1 + 0.3 * noise if is_scale else size * noise)
     return model
 
 
 def language_model(name):
     """A model with its head, for what needs logits."""
-    torch.manual_seed(0)
-    config = copy.deepcopy(EVERY[name].config)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    for weight in model.parameters():
-        weight.data += 0.3 * torch.randn_like(weight)
-    return model.eval().requires_grad_(False)
+    return random_model(name, "AutoModelForCausalLM", size=0.3)
 
 
 def random_batch(lengths=LENGTHS, seed=1):

@@ -1,9 +1,9 @@
 """What a browser complains about and asks for, and a file server for it."""
 
-import functools
-import http.server
-import threading
-from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+
+from tests.support.server import listening
 
 
 def watch(page):
@@ -18,11 +18,6 @@ def watch(page):
     return complaints, requests
 
 
-@contextmanager
 def served(folder):
     """Address of a plain file server on `folder`."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    return listening(partial(SimpleHTTPRequestHandler, directory=folder))

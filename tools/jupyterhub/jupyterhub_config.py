@@ -22,28 +22,22 @@ CORES = 2.0  # EDIT: of one student
 IDLE = 60 * 60  # EDIT: seconds without a sign of life until a server is stopped
 DAY = 24 * 60 * 60  # EDIT: seconds that a login, a token and a server last at most
 
-# ---- who may come in ------------------------------------------------------------------------------
-
+# Who may come in.
 c.JupyterHub.authenticator_class = "pam"  # the accounts of this machine
 c.PAMAuthenticator.allowed_groups = {STUDENTS}
 c.PAMAuthenticator.admin_users = TEACHERS
-
 c.JupyterHub.cookie_max_age_days = DAY / 86400  # of a login; 14 days if nothing is said
 c.JupyterHub.token_expires_in_max_seconds = DAY  # of what a student asks for; for ever if nothing is said
 
-# ---- the way in -----------------------------------------------------------------------------------
-
-# A web server in front speaks HTTPS; nothing but it reaches this port.
+# The way in.  A web server in front speaks HTTPS; nothing but it reaches this port.
 c.JupyterHub.bind_url = "http://127.0.0.1:8000"
 c.ConfigurableHTTPProxy.command = [
     str(Path(sys.executable).with_name("configurable-http-proxy")),
     "--proxy-timeout=180000",  # milliseconds; without it 20 s, too short for a kernel that starts on a busy machine
 ]
 
-# ---- a student's server ---------------------------------------------------------------------------
-
+# A student's server.  It runs as the student, so nothing is ever written into a home folder by root.
 c.JupyterHub.spawner_class = SPAWNER
-# Runs as the student, so nothing is ever written into a home folder by root.
 c.Spawner.cmd = [sys.executable, str(HERE / "start_server.py"), str(NOTEBOOKS)]
 c.Spawner.notebook_dir = "~/qkv"
 c.Spawner.default_url = "/lab/tree/vi"
@@ -69,15 +63,8 @@ c.Spawner.start_timeout = 180
 c.Spawner.http_timeout = 180
 c.JupyterHub.concurrent_spawn_limit = 10
 
-# ---- servers that nobody uses ---------------------------------------------------------------------
-
-# An endless loop that prints is a sign of life: hence an age as well.
+# Servers that nobody uses.  An endless loop that prints is a sign of life: hence an age as well.
 culler = [sys.executable, "-m", "jupyterhub_idle_culler", f"--max-age={DAY}", f"--timeout={IDLE}"]
 c.JupyterHub.services = [{"name": "cull-idle", "command": culler}]
-c.JupyterHub.load_roles = [
-    {
-        "name": "cull-idle",
-        "services": ["cull-idle"],
-        "scopes": ["list:users", "read:users:activity", "read:servers", "delete:servers"],
-    }
-]
+scopes = ["list:users", "read:users:activity", "read:servers", "delete:servers"]
+c.JupyterHub.load_roles = [{"name": "cull-idle", "services": ["cull-idle"], "scopes": scopes}]

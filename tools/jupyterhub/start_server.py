@@ -16,9 +16,9 @@ from hand_out import hand_out  # the file beside this one, which runs as a scrip
 def link_library(folder):
     """Link `folder`/helpers to the library of this course: one for all, so that a fix reaches everybody."""
     link, helpers = folder / "helpers", Path(__file__).resolve().parents[2] / "helpers"
-    if link.is_symlink() and link.readlink() != helpers:  # the course has moved
+    if link.is_symlink():  # the course may have moved
         link.unlink()
-    if not os.path.lexists(link):
+    if not link.exists():
         link.symlink_to(helpers)
 
 

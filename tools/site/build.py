@@ -8,7 +8,6 @@ every stored notebook; their links, written for the repository, are turned into 
 """
 
 import argparse
-import base64
 import functools
 import re
 import shutil
@@ -19,28 +18,31 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
+import yaml
 from bs4 import BeautifulSoup
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
 
 from tools.course import LANGUAGES, ROOT, on_colab, read_address
-from tools.execute import pictures
-from tools.site import predictions, vectors
+from tools.execute import opened, pictures, seen_in
+from tools.site import WORDS, predictions, vectors
 from tools.standalone import write as write_standalone
 
 HERE = Path(__file__).resolve().parent
-# The navigation: a caption in both languages, and what stands under it.  The notebooks come first; Sphinx
+# The navigation: a caption (see words.toml), and what stands under it.  The notebooks come first; Sphinx
 # names a page that does not stand here.
-NAVIGATION = (
-    ("Học và dạy", "Learning and teaching", ("explorer", "start", "teaching", "predictions", "classroom")),
-    ("Số đo", "Measurements", ("performance", "scale")),
-    ("Tra cứu", "Reference", ("source", "glossary", "references", "api", "contributing", "models", "gpt2")),
-)
-# Folded cells by tag: what to click on, closed and open.
-FOLDED = {
-    "solution": {"vi": ("Xem lời giải", "Gập lời giải"), "en": ("Show the solution", "Hide the solution")},
-    "setup": {"vi": ("Xem ô chuẩn bị", "Gập ô chuẩn bị"), "en": ("Show the set-up cell", "Hide the set-up cell")},
+NAVIGATION = {
+    "learning": ("explorer", "start", "teaching", "predictions", "classroom"),
+    "measurements": ("performance", "scale"),
+    "reference": ("source", "glossary", "references", "api", "contributing", "models", "gpt2"),
 }
-WIDE = 600  # pixels: a figure with several panels
+FOLDED = ("solution", "setup")  # tags of cells that are closed at first
+WIDE = 600  # pixels: a figure that a phone shows smaller than it is
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
+NO_TERMS = re.compile(
+    r"(```.*?```|`[^`\n]+`|\$[^$]*\$|!?\[[^\]]*\]\([^)]*\)|^#.*?$|<[^>]*>|^- [^\n]*arxiv\.org[^\n]*$)",
+    re.DOTALL | re.MULTILINE,
+)
 MODULES = re.compile(r"^<!-- modules: (.*) -->$", re.MULTILINE)
 MODULE = "### {0}\n\n```{{eval-rst}}\n.. automodule:: {0}\n```\n"
 LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -91,7 +93,15 @@ def on_the_site(address, page, language, pages, tree):
 
 def page_text(path, language):
     """Text of a page with its docstrings, without the line that links to the other language: the site has a switch."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    text = path.read_text(encoding="utf-8")
+    if path.name.startswith("glossary"):
+        text = re.sub(
+            r"^\| \*\*(.+?)\*\*",
+            lambda row: f'| <span id="{place_of(row[1])}">**{row[1]}**</span>',
+            text,
+            flags=re.MULTILINE,
+        )
+    lines = text.splitlines()
     stem = path.name.removesuffix(".md").removesuffix(".vi")
     if len(lines) > 2 and f"({stem}.{'vi.' * (language == 'en')}md)" in lines[2]:
         del lines[2]
@@ -105,34 +115,77 @@ def notebook_for_the_site(path, language, **where):
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not cell.id.startswith("links-")]
     predictions.ask(notebook, path.stem)
-    for cell in notebook.cells:
+    terms = glossary_links(language)
+    for cell, below in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
         if cell.cell_type == "markdown":
-            cell.source = relink(cell.source, path, language, **where)
+            cell.source = relink(link_terms(cell.source, terms), path, language, **where)
             continue
         tags = cell.metadata.get("tags", [])
         settings = {}
-        for tag in FOLDED.keys() & set(tags):
+        for tag in {*FOLDED} & {*tags}:
             cell.metadata["tags"] = [*tags, "hide-input"]
-            settings["code_prompt_show"], settings["code_prompt_hide"] = FOLDED[tag][language]
-        figures = [output.data["image/png"] for output in pictures(cell)]
-        if any(width(figure) > WIDE for figure in figures):
-            settings["image"] = {"classes": "wide"}  # site.css does not shrink it below what can be read
+            settings |= {f"code_prompt_{do}": WORDS[language][f"{tag}_{do}"] for do in ("show", "hide")}
+        for figure in pictures(cell):
+            wide = {"classes": "wide"} if opened(figure).width > WIDE else {}
+            settings["image"] = {"alt": read_by(figure, below)} | wide
         if settings:
             cell.metadata["mystnb"] = settings
     return notebook
 
 
-def width(png):
-    """Pixels across, from the header of a PNG in base64."""
-    return int.from_bytes(base64.b64decode(png[:32])[16:20])
+def read_by(picture, below):
+    """What a figure shows, for those who cannot see it: its own description, and how the text below it reads it."""
+    reading = below.source.split("\n")[0] if below and below.cell_type == "markdown" else ""
+    return f"{seen_in(picture)} {'' if reading.startswith('#') else re.sub(r'[*$`]', '', reading)}".strip()
+
+
+def glossary_links(language):
+    """{a pattern of a term where a text introduces it: its place on the page of the glossary}."""
+    groups = yaml.safe_load((ROOT / "docs" / "glossary.yml").read_text(encoding="utf-8"))["groups"]
+    found = {}
+    for term in (term for group in groups for term in group["terms"]):
+        name, english = re.escape(term[language]), re.escape(term["en"])
+        first = rf"\*\*{name}\*\*|\b{name}(?= \({english}\))" if language == "vi" else rf"\b{name}\b"
+        if language == "vi" or term.get("first"):
+            found[re.compile(first, re.IGNORECASE)] = place_of(term[language])
+    return found
+
+
+def place_of(term):
+    """The id of a term on the page of the glossary."""
+    return "term-" + re.sub(r"\W+", "-", term.lower())
+
+
+def link_terms(text, terms):
+    """Markdown in which the first mention of each of `terms` leads to the glossary; it is then taken out of them."""
+    parts = NO_TERMS.split(text)
+    for pattern in list(terms):
+        for i in range(0, len(parts), 2):
+            link = rf'<a class="term" href="glossary.html#{terms[pattern]}">\g<0></a>'
+            parts[i], n = pattern.subn(link, parts[i], 1)
+            if n:
+                del terms[pattern]
+                break
+    return "".join(parts)
+
+
+def share_picture(language, title):
+    """What stands beside a shared link, 1200 x 630 pixels: the question, and the smile."""
+    card = Image.new("RGB", (1200, 630), "white")
+    figure = Image.open(ROOT / "docs" / "images" / f"04_cosine_smile-{language}.png").convert("RGB")
+    figure.thumbnail((1120, 500), Image.Resampling.LANCZOS)
+    card.paste(figure, ((1200 - figure.width) // 2, 110))
+    font = ImageFont.truetype(findfont("DejaVu Sans:bold"), 54)
+    ImageDraw.Draw(card).text((600, 60), title, fill="black", font=font, anchor="mm")
+    return card
 
 
 def contents(language, pages):
     """The table of contents at the end of the first page; the navigation is made of it."""
     notebooks = [name for path, name in pages[language].items() if path.suffix == ".ipynb"]
     return "".join(
-        f"\n```{{toctree}}\n:hidden:\n:caption: {vi if language == 'vi' else en}\n\n" + "\n".join(names) + "\n```\n"
-        for vi, en, names in (("Các bài", "Notebooks", notebooks), *NAVIGATION)
+        f"\n```{{toctree}}\n:hidden:\n:caption: {WORDS[language][key]}\n\n" + "\n".join(names) + "\n```\n"
+        for key, names in {"notebooks": notebooks, **NAVIGATION}.items()
     )
 
 
@@ -170,6 +223,9 @@ def index_for_search(folder):
             Path(copies, path.name).write_text(str(page), encoding="utf-8")
         options = ["--site", copies, "--output-path", folder / "pagefind", "--exclude-selectors", ".headerlink"]
         subprocess.run([sys.executable, "-m", "pagefind", *options, "--keep-index-url", "--silent"], check=True)
+    for unused in ("ui", "modular-ui", "highlight"):
+        for path in (folder / "pagefind").glob(f"pagefind-{unused}.*"):
+            path.unlink()
 
 
 def where_published():
@@ -177,6 +233,8 @@ def where_published():
     address = read_address()
     known = {kind: f"{address.repository}/{kind}/{address.branch}" for kind in ("tree", "blob")}
     known["colab"] = on_colab(address, "")
+    owner, _, name = address.repository.removeprefix("https://github.com/").partition("/")
+    known["published"] = f"https://{owner.lower()}.github.io/{name}/"
     return [f"-A{name}={value if address.repository else ''}" for name, value in known.items()]
 
 
@@ -200,6 +258,9 @@ def build(folder):
         for language in LANGUAGES:
             shutil.copytree(Path(temporary) / language / "html", folder / language)
             index_for_search(folder / language)
+            title = (folder / language / "index.html").read_text(encoding="utf-8")
+            title = BeautifulSoup(title, "html.parser").h1.find(string=True)
+            share_picture(language, title).save(folder / f"share-{language}.png")
     write_standalone(folder)  # to download: they run alone
     vectors.write(folder / "explorer")
     shutil.copyfile(HERE / "front.html", folder / "index.html")

@@ -3,6 +3,8 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from tools.site import WORDS
+
 ROOT = Path(__file__).resolve().parents[2]
 vi = tags.has("vi")  # noqa: F821 - Sphinx puts `tags` there
 language = "vi" if vi else "en"
@@ -50,12 +52,5 @@ html_domain_indices = False
 
 html_context = {  # and `tree`, `blob` and `colab` from build.py
     "notebooks": {path.stem for path in (ROOT / "notebooks" / language).glob("*.ipynb")},
-    "words": {
-        "bar": "Trang này" if vi else "This page",
-        "other": "English" if vi else "Tiếng Việt",
-        "search": "Tìm kiếm" if vi else "Search",
-        "download": "Tải sổ tay (.ipynb)" if vi else "Download the notebook (.ipynb)",
-        "colab": "Mở trong Colab" if vi else "Open in Colab",
-        "source": "Mã nguồn trên GitHub" if vi else "Source on GitHub",
-    },
+    "words": WORDS[language],
 }

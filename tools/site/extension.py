@@ -64,12 +64,6 @@ def dashes(app, doctree, docname):
                 text.parent.replace(text, nodes.Text(" – "))
 
 
-def late_images(app, doctree, docname):
-    """On the first page the explorer comes first; pictures below it come when they are scrolled to."""
-    for image in doctree.findall(nodes.image) if docname == "index" else ():
-        image["loading"] = "lazy"
-
-
 def heading_ids(app, doctree, docname):
     """An id on each heading itself: the search leads to headings, and Sphinx gives ids to sections."""
     for section in doctree.findall(nodes.section):
@@ -87,6 +81,5 @@ def setup(app):
     app.connect("autodoc-skip-member", skip_member)
     app.connect("doctree-read", places_in_the_repository)
     app.connect("doctree-resolved", heading_ids)
-    app.connect("doctree-resolved", late_images)
     app.connect("doctree-resolved", dashes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

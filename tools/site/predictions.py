@@ -1,14 +1,7 @@
 """Predict, then reveal: a box after each prediction of a notebook, and one sheet with all of them to print."""
 
 from tools.course import PREDICTION
-
-SHEET_TITLE = {"vi": "Phiếu dự đoán", "en": "Prediction sheet"}
-SHEET_TEXT = {
-    "vi": """In trang này cho lớp, hoặc chép câu hỏi vào vở. Hãy ghi dự đoán *trước khi* mở hình; không ai chấm điểm.
-Điều đáng học nằm ở chỗ bạn đoán sai.""",
-    "en": """Print this page for a class. Write down what you expect *before* you see the figure; nobody marks it.
-Where you were wrong is where there is something to learn.""",
-}
+from tools.site import WORDS
 
 
 def prediction(source):
@@ -25,7 +18,7 @@ def ask(notebook, stem):
 
 def sheet(notebooks, language):
     """Markdown of the sheet: every prediction of the notebooks, with room to write."""
-    parts = [f"# {SHEET_TITLE[language]}", SHEET_TEXT[language]]
+    parts = [f"# {WORDS[language]['sheet']}", WORDS[language]["sheet_text"]]
     for notebook in notebooks:
         texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
         heading = next(line for text in texts for line in text.splitlines() if line.startswith("# "))

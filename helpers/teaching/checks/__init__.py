@@ -2,35 +2,23 @@
 
     check("1.2", last_positions, batch)
 
-prints one line, with how many exercises of the notebook the reader solved, and raises nothing.  A cell
-that uses an answer begins with `needs("4.1")`: while the answer is open or wrong, it says so and stops,
-so that no wrong answer turns what is computed further down.  The judge of exercise 1.2 is the function `exercise_1_2`
-in one of the files beside this one.  It names a hint of helpers/data/hints.toml, or returns nothing when the
-answer is right; `answers` holds what the judges share, and what they raise when an answer cannot be read.
+prints one line, with how many exercises of the notebook the reader solved, and raises nothing.  A cell that uses an
+answer begins with `needs("4.1")`: while the answer is open or wrong, it says so and stops, so that no wrong answer turns
+what is computed further down.  The functions of `judges` judge; `answers` holds what they share, and what they raise when
+an answer cannot be read.
 """
 
-import tomllib
-from pathlib import Path
-
-from helpers.settings import say
-from helpers.teaching.checks import nb01_06, nb07_11
+from helpers.settings import localised, message
+from helpers.teaching.checks import judges
 from helpers.teaching.checks.answers import Wrong, is_open, too_short
 
-HINTS = tomllib.loads(Path(__file__).parents[2].joinpath("data/hints.toml").read_text(encoding="utf-8"))
-"""{number: {name: [Vietnamese, English]}}"""
-EXERCISES = {
+EXERCISES = {  # in the order of the notebooks
     name.removeprefix("exercise_").replace("_", "."): judge
-    for notebooks in (nb01_06, nb07_11)
-    for name, judge in vars(notebooks).items()
+    for name, judge in vars(judges).items()
     if name.startswith("exercise_")
 }
 answered = set()  # numbers of the exercises whose answer, as it stands now, is right; whoever gave it
 _solved = set()  # numbers of the exercises that the reader solved since the kernel started
-
-
-def hint(name, number="any", /, **facts):
-    """A text of `HINTS` in the reader's language."""
-    return say(*HINTS[number][name]).format(**facts)
 
 
 class StillOpen(Exception):
@@ -41,57 +29,42 @@ class StillOpen(Exception):
 
 
 def needs(*numbers):
-    """Go on only if the answers to these exercises, as they stand now, are right.
-
-    Raises:
-        StillOpen: one is open or wrong.
-    """
-    missing = ", ".join(number for number in numbers if number not in answered)
-    if missing:
-        raise StillOpen(hint("needed", missing=missing))
+    """Go on only if the answers to these exercises, as they stand now, are right: else raise `StillOpen`."""
+    if missing := ", ".join(number for number in numbers if number not in answered):
+        raise StillOpen(message("exercise_needed", missing=missing))
 
 
 def check(number, *answers, solution=False):
     """Print whether the answers to an exercise are right, and if not, a hint; then the progress.
 
-    Args:
-        number: of the exercise, e.g. "1.2".
-        answers: what the exercise asks for, then what is needed to judge it.
-        solution: the answers are the module's, and do not count as the reader's progress.
-
-    Raises:
-        ValueError: no such exercise.
+    The answers are what exercise `number` ("1.2") asks for, then what is needed to judge it; if they are the module's own
+    `solution`, they do not count as the reader's progress.  `ValueError`: no such exercise.
     """
     right, why = grade(number, *answers)
     (answered.add if right else answered.discard)(number)
     if right and not solution:
         _solved.add(number)
-    said = f"✓ {number}" if right else f"○ {number} {why}"
-    print(said, *[say("(lời giải)", "(solution)")] * solution, "·", progress(number))
-
-
-def progress(number):
-    """How many exercises of this one's notebook the reader solved in this session, out of how many."""
+    said = f"✓ {number}" if right else f"○ {number} {localised(why)}"
     notebook = number.split(".")[0] + "."
     solved, every = (sum(other.startswith(notebook) for other in numbers) for numbers in (_solved, EXERCISES))
-    return f"{say('bài tập', 'exercises')}: {solved}/{every}"
+    print(said, *[message("answer_solution")] * solution, message("exercise_progress", solved=solved, every=every))
 
 
 def grade(number, *answers):
     """(right, hint): as `check`, but returned; the hint is None for a right answer."""
     if number not in EXERCISES:
-        raise ValueError(hint("unknown", asked=number, known=", ".join(EXERCISES)))
+        raise ValueError(message("no_exercise", asked=number, known=", ".join(EXERCISES)))
     if not answers or is_open(answers[0]):
-        return False, hint("open")
+        return False, message("exercise_open")
     too_short.clear()
     try:
-        if said := EXERCISES[number](*answers):
-            name, facts = said if isinstance(said, tuple) else (said, {})
-            said = hint(name, number, **facts)
+        found = EXERCISES[number](*answers)
+        name, facts = found if isinstance(found, tuple) else (found, {})
+        said = message(f"{number} {name}", **facts) if name else None
     except Wrong as wrong:
         said = str(wrong)
     except Exception as error:  # noqa: BLE001 - an answer of a kind that no judge expects
-        said = hint("unreadable", name=type(error).__name__)
+        said = message("answer_unreadable", name=type(error).__name__)
     if said and too_short:
-        said = hint("too_short", dtypes=", ".join(too_short))
+        said = message("answer_too_short", dtypes=", ".join(too_short))
     return said is None, said

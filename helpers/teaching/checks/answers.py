@@ -1,14 +1,12 @@
 """Reading an answer: as a function's result, a tensor or a number, or else one sentence on what came instead."""
 
-import copy
 import math
 
 import numpy as np
 import torch
 
-from helpers.settings import say
+from helpers.settings import message
 
-SHORT = (torch.float16, torch.bfloat16, np.dtype(np.float16))
 too_short = set()  # names of short dtypes met since `grade` began
 
 
@@ -16,36 +14,32 @@ class Wrong(Exception):
     """An answer that need not be looked at further; its text is the hint."""
 
 
+def wrong(key, answer=None, **facts):
+    """`Wrong` with a message of `helpers.settings`, to which the kind of the answer is a fact."""
+    return Wrong(message(key, kind=type(answer).__name__, **facts))
+
+
 def is_open(value):
     """Whether the answer is still as the exercise gave it."""
     return value is None or value is ...
 
 
-def other_kind(vi, en, value):
-    """`Wrong`: what was expected, in both languages, and the kind of `value`, which came."""
-    kind = type(value).__name__
-    return Wrong(say(f"cần {vi}, nhận được {kind}", f"expected {en}, got {kind}"))
-
-
 def result(function, *arguments, nothing=False):
-    """What the reader's function returns; `nothing`: it may return None.  It may not change what it is given."""
+    """What the reader's function returns for copies of the arguments, which it may not change; None only if `nothing`."""
     if not callable(function):
-        raise other_kind("một hàm", "a function", function)
-    given = [(argument, copy.copy(argument)) for argument in arguments if isinstance(argument, list)]
-    given += [(argument, argument.clone()) for argument in arguments if isinstance(argument, torch.Tensor)]
+        raise wrong("answer_function", function)
+    given = [a.clone() if isinstance(a, torch.Tensor) else list(a) if isinstance(a, list) else a for a in arguments]
     try:
-        answer = function(*arguments)
+        answer = function(*given)
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # noqa: BLE001 - whatever the reader's own code raises
         text = ": ".join(filter(None, [type(error).__name__, str(error).split("\n")[0]]))
-        raise Wrong(say(f"đoạn mã của bạn gây lỗi {text}", f"your code raised {text}")) from None
+        raise wrong("answer_raised", text=text) from None
     if answer is ...:
-        vi = "chưa làm: thay dấu … trong hàm bằng lời giải của bạn"
-        raise Wrong(say(vi, "not done yet: replace the … in the function with your own code"))
-    if not all(torch.equal(now, then) if isinstance(now, torch.Tensor) else now == then for now, then in given):
-        vi = "hàm của bạn sửa chính dữ liệu được đưa vào: hãy trả về một tensor mới"
-        raise Wrong(say(vi, "your function changed what it was given: return a new tensor"))
+        raise wrong("exercise_open_function")
+    if not all(torch.equal(now, a) if isinstance(a, torch.Tensor) else now == a for now, a in zip(given, arguments)):
+        raise wrong("answer_changed")
     if answer is None and not nothing:
-        raise Wrong(say("hàm của bạn không trả về gì: thiếu return?", "your function returns nothing: no return?"))
+        raise wrong("answer_nothing")
     return answer
 
 
@@ -57,34 +51,33 @@ def tensor(value, *shape):
             raise TypeError
         found = found.detach().cpu().double()
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise other_kind("một tensor số", "a tensor of numbers", value) from None
+        raise wrong("answer_tensor", value) from None
     if found.shape != shape:
-        came = tuple(found.shape)
-        raise Wrong(say(f"kích thước là {came}, cần {shape}", f"the shape is {came}, expected {shape}"))
+        raise wrong("answer_shape", came=tuple(found.shape), shape=shape)
     note_dtype(value)
     return found
 
 
 def note_dtype(value):
     """Remember a dtype in which a right computation need not give a right answer."""
-    if getattr(value, "dtype", None) in SHORT:
-        too_short.add(str(value.dtype).removeprefix("torch."))
+    dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+    too_short.update({dtype} & {"float16", "bfloat16"})
 
 
 def number(value, positive=False):
     """`value` as a finite float, if need be above 0."""
     try:
-        dtype = getattr(value, "dtype", None)
-        if isinstance(value, (str, bytes, bool)) or dtype == torch.bool or getattr(dtype, "kind", None) in ("b", "c"):
+        found = value.item() if hasattr(value, "item") else value
+        if isinstance(found, (str, bytes, bool)):
             raise TypeError
-        found = float(value)
+        found = float(found)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise other_kind("một số", "a number", value) from None
+        raise wrong("answer_number", value) from None
     note_dtype(value)
     if not math.isfinite(found):
-        raise Wrong(say(f"cần một số hữu hạn, nhận được {found}", f"expected a finite number, got {found}"))
+        raise wrong("answer_finite", found=found)
     if positive and found <= 0:
-        raise Wrong(say("cần một số dương", "expected a positive number"))
+        raise wrong("answer_positive")
     return found
 
 
@@ -92,7 +85,7 @@ def whole(value):
     """`value` as an int; it may be off by what float32 rounds away."""
     found = number(value)
     if abs(found - round(found)) > max(1, abs(found)) * 1e-6:
-        raise Wrong(say(f"cần một số nguyên, nhận được {found:.10g}", f"expected a whole number, got {found:.10g}"))
+        raise wrong("answer_whole", found=found)
     return round(found)
 
 
@@ -105,17 +98,17 @@ def wholes(values):
         if len(shape) > 1 and max(shape) == math.prod(shape):  # such as what nonzero() returns
             values = values.reshape(-1)
         elif len(shape) > 1:
-            raise Wrong(say(f"cần một trục, nhận được kích thước {shape}", f"expected one axis, got the shape {shape}"))
+            raise wrong("answer_one_axis", came=shape)
         values = list(values)
     except (TypeError, RuntimeError):
-        raise other_kind("một danh sách số nguyên", "a list of whole numbers", values) from None
+        raise wrong("answer_wholes", values) from None
     return [whole(value) for value in values]
 
 
-def numbered(values, n, vi, en):
-    """Say how things are numbered, unless all `values` are in 0 … n - 1; `vi` and `en` name the things."""
+def numbered(things, values, n):
+    """Say how `things` are numbered, unless all `values` are in 0 … n - 1."""
     if not all(0 <= value < n for value in values):
-        raise Wrong(say(f"{vi} được đánh số từ 0 đến {n - 1}", f"{en} are numbered from 0 to {n - 1}"))
+        raise wrong(f"numbered_{things}", last=n - 1)
 
 
 def close(answer, expected):
@@ -124,37 +117,38 @@ def close(answer, expected):
 
 
 def told(answer, expected, **mistakes):
-    """None for a right answer, else the name of the mistake whose result (or one of a list) it is, else "other"."""
+    """None for an answer as `expected`, else the name of the mistake whose result (or one of a list) it is, or "other"."""
+    answer = tensor(answer, *np.shape(expected)) if np.ndim(expected) else number(answer)
     if close(answer, expected):
         return None
-    of_name = {name: wrong if isinstance(wrong, list) else [wrong] for name, wrong in mistakes.items()}
-    name = next((name for name, wrong in of_name.items() if any(close(answer, w) for w in wrong)), "other")
-    if name == "other" and np.ndim(answer) == 0 and abs(answer - expected) < 0.01 * abs(expected):
-        vi = "gần đúng, lệch chưa tới 1%: bạn có làm tròn, hay tính bằng float16?"
-        raise Wrong(say(vi, "close, less than 1% off: did you round, or compute in float16?"))
-    return name
+    for name, results in mistakes.items():
+        if any(close(answer, mistaken) for mistaken in (results if isinstance(results, list) else [results])):
+            return name
+    if np.ndim(expected) == 0 and abs(answer - expected) < 0.01 * abs(expected):
+        raise wrong("answer_close")
+    return "other"
 
 
 def right_for(function, expected, *arguments):
     """Whether the reader's function gives `expected` for arguments of another rank as well."""
     try:
-        given = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
-        return close(tensor(result(function, *given), *expected.shape), expected)
+        return told(result(function, *arguments), expected) is None
     except Wrong:
         return False
 
 
-def draws_from_generator(function, x, answer, seed):
-    """`Wrong` unless function(x, generator) gives `answer` again for the same seed, and something else for another."""
-    again, other = (
-        tensor(result(function, x.clone(), torch.Generator().manual_seed(s)), *x.shape) for s in (seed, seed + 1)
-    )
-    if not torch.equal(again, answer):
-        vi = "cùng một hạt giống mà hai lần khác nhau: hãy dùng generator được đưa vào"
-        raise Wrong(say(vi, "the same seed gave two results: use the generator that is passed in"))
-    if torch.equal(other, answer):
-        vi = "hạt giống khác mà kết quả vẫn thế: hãy dùng generator được đưa vào"
-        raise Wrong(say(vi, "another seed gave the same result: use the generator that is passed in"))
+def drawn(function, x, seed=3):
+    """What the reader's function makes of `x` with a generator of this seed; of the shape of `x`."""
+    return tensor(result(function, x, torch.Generator().manual_seed(seed)), *x.shape)
+
+
+def draws_from_generator(function, x):
+    """`Wrong` unless function(x, generator) gives the same again for the same seed, and something else for another."""
+    first, again, other = (drawn(function, x, seed) for seed in (3, 3, 4))
+    if not torch.equal(again, first):
+        raise wrong("answer_same_seed")
+    if torch.equal(other, first):
+        raise wrong("answer_other_seed")
 
 
 def noise(*shape):

@@ -1,4 +1,4 @@
-"""The figures of the notebooks; labels are in the language chosen by `set_language`."""
+"""The figures of the notebooks, in the language in use.  Each function returns its figure; `title` stands above it."""
 
 from helpers.teaching.plots.histograms import plot_blocks, plot_conditions, plot_one_curve
 from helpers.teaching.plots.layers import (

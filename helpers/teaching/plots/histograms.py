@@ -10,63 +10,37 @@ from helpers.baselines import null_density, null_shares
 from helpers.masks import BLOCKS, MEASURES
 from helpers.statistics import smile_index
 from helpers.teaching.labels import label
-from helpers.teaching.plots.style import (
-    COLOURS,
-    FILLED,
-    LINES,
-    finish,
-    name_panel,
-    panel_grid,
-    plain,
-    similarity_axis,
-    styled,
-)
+from helpers.teaching.plots.palette import COLOURS, FILLED, LINES
+from helpers.teaching.plots.style import finish, name_panel, panel_grid, plain, similarity_axis, styled
 
 
 @styled
-def plot_blocks(target, *, blocks=("QQ", "KK", "VV"), layers=None, control=None, baseline=None, null=False, title=None):
+def plot_blocks(target, *, layers, blocks=("QQ", "KK", "VV"), control=None, baseline=None, null=False, title=None):
     """Histograms of several blocks (columns) at several layers (rows), every panel on the same scale.
 
-    Args:
-        target: `BlockHistograms` with counts `[layer, bins]`, or `[bins]` for one row; drawn filled.
-        blocks: block names, one column each.
-        layers: which rows of the counts to draw; None draws all.
-        control, baseline: further `BlockHistograms` of the same shape, drawn as lines.
-        null: draw the exact density for independent features (`null_density`) as well.
-        title: above the figure; the number of sentences is added.
-
-    Returns:
-        The matplotlib figure.
+    `target`, drawn filled, and `control` and `baseline`, drawn as lines, are `BlockHistograms` with counts
+    `[layer, bins]`, of which the rows `layers` are drawn; with `null` also the exact density for independent features
+    (`null_density`).
     """
-    counts = target[blocks[0]].counts
-    if layers is None:
-        layers = range(len(counts)) if counts.ndim == 2 else [...]
-    n_rows = len(layers)
-    figure, axes = panel_grid(n_rows, len(blocks), 3.2 * len(blocks), 0.8 + 2.1 * n_rows)
+    figure, axes = panel_grid(len(layers), len(blocks), 3.2 * len(blocks), 0.8 + 2.1 * len(layers), target.measure)
     given = {"target": target, "control": control, "baseline": baseline}
     for layer, row in zip(layers, axes, strict=True):
         for block, axis in zip(blocks, row, strict=True):
             counts = {label(name): h and h[block].counts[layer] for name, h in given.items()}
             _draw(axis, block, counts, (target.measure, target.n_samples) if null else None)
-        where = "" if layer is ... else f"{label('layer')} {layer}\n"
-        row[0].set_ylabel(f"{where}{label('density')}")
-    for block, top, bottom in zip(blocks, axes[0], axes[-1], strict=True):
-        name_panel(top, block)
-        bottom.set_xlabel(label(target.measure))
+        row[0].set_ylabel(f"{label('layer')} {layer}\n{label('density')}")
+    for block, axis in zip(blocks, axes[0], strict=True):
+        name_panel(axis, block)
     axes[0, 0].set_ylim(bottom=0)
     return finish(figure, axes[-1, -1], 4, title, target.n_samples)
 
 
 @styled
-def plot_conditions(conditions, *, measures=MEASURES, blocks=("QQ", "KK", "VV"), null=True, title=None):
-    """One layer under several conditions: a row for each measure, a column for each block.
+def plot_conditions(conditions, *, measures=MEASURES, blocks=("QQ", "KK", "VV"), title=None):
+    """One layer under several conditions: a row for each of the measures, a column for each of the blocks.
 
-    Args:
-        conditions: {name: result of `block_histograms` for one `[sample, F]`}; the first is drawn filled,
-            the others as lines.
-        measures, blocks: rows and columns.
-        null: draw the exact null density for the number of tokens of the first condition.
-        title: above the figure; the number of sentences is added.
+    `conditions` is {name: result of `block_histograms` for one `[sample, F]`}, the first drawn filled, the others as
+    lines, on the exact null density for the number of tokens of the first.
     """
     n = next(iter(conditions.values()))[measures[0]].n_samples
     figure, axes = panel_grid(len(measures), len(blocks), 3.2 * len(blocks), 1.2 + 2.2 * len(measures), sharey="row")
@@ -74,7 +48,7 @@ def plot_conditions(conditions, *, measures=MEASURES, blocks=("QQ", "KK", "VV"),
         for block, axis in zip(blocks, row, strict=True):
             axis.tick_params(labelbottom=True)
             counts = {name: result[measure][block].counts for name, result in conditions.items()}
-            _draw(axis, block, counts, (measure, n) if null else None)
+            _draw(axis, block, counts, (measure, n))
             name_panel(axis, block)
             axis.set_xlabel(label(measure))
         row[0].set(ylabel=label("density"), ylim=(0, None))
@@ -82,26 +56,21 @@ def plot_conditions(conditions, *, measures=MEASURES, blocks=("QQ", "KK", "VV"),
 
 
 def _draw(axis, block, counts, null):
-    """One panel.
+    """One panel of {name: counts `[bins]` of equal bins from -1 to 1, or None}: the first filled, the others as lines.
 
-    Args:
-        counts: {name: counts `[bins]` of equal bins from -1 to 1, or None}; the first is filled, the others are lines.
-        null: measure and number of samples of the null density, or None.
+    `null` is the measure and the number of samples of the null density, or None.
     """
     bins = len(next(iter(counts.values())))
     middles = (2 * np.arange(bins) + 1) / bins - 1
     options = {"x": middles, "bins": bins, "binrange": (-1, 1), "stat": "density", "element": "step", "ax": axis}
     for (name, weights), look in zip(counts.items(), ({"color": COLOURS[block], **FILLED}, *LINES * len(counts))):
-        if weights is None:
-            continue
-        if weights.any():
+        if weights is not None and weights.any():
             sns.histplot(weights=weights.numpy(force=True), label=plain(name), **{**options, "fill": False, **look})
         elif "fill" in look:
             centre = {"ha": "center", "va": "center", "transform": axis.transAxes}
             axis.text(0.5, 0.5, label("no_pairs"), backgroundcolor="white", fontsize=9, **centre)
     if null:
-        density = null_density(middles, null[1], null[0])
-        axis.plot(middles, density, color="black", lw=1, ls=":", label=label("null"))
+        axis.plot(middles, null_density(middles, null[1], null[0]), color="black", lw=1, ls=":", label=label("null"))
     similarity_axis(axis)
 
 
@@ -112,16 +81,12 @@ def plot_one_curve(cosines, correlations, title=None):
     The number is the offset's share of the energy for the cosine, where the null has 1 / share^2 sentences, and the
     effective sample size for the correlation.
 
-    Args:
-        cosines, correlations: lists of (block, number `[layer]`, `BlockHistogram` with counts `[layer, bins]`).
-        title: above the figure.
+    Each argument is a list of (block, number `[layer]`, `BlockHistogram` with counts `[layer, bins]`).
     """
     figure, axes = panel_grid(1, 2, 10, 4, sharex=False)
     share, size = np.linspace(0.14, 0.99, 200), np.geomspace(2.1, 60, 200)
-    for axis, measure, rows, x, n in (
-        (axes[0, 0], "cosine", cosines, share, 1 / share**2),
-        (axes[0, 1], "correlation", correlations, size, size),
-    ):
+    curves = ("cosine", cosines, share, 1 / share**2), ("correlation", correlations, size, size)
+    for axis, (measure, rows, x, n) in zip(axes[0], curves, strict=True):
         names = [name for name, at, _ in rows for _ in at]
         pairs = zip(*((at, smile_index(h)) for _, at, h in rows))
         at, s = (torch.cat(part).numpy(force=True) for part in pairs)

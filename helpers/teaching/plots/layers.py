@@ -1,7 +1,4 @@
-"""Figures over layers and heads.
-
-Heat maps in many panels are images: `sns.heatmap` draws the whole figure anew for each of them.
-"""
+"""Figures over layers and heads.  Heat maps are images: `sns.heatmap` would draw the whole figure anew for each."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,17 +8,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from helpers.masks import BLOCKS
 from helpers.teaching.labels import label
-from helpers.teaching.plots.style import (
-    BASELINE,
-    COLOURS,
-    densities,
-    finish,
-    name_panel,
-    panel_grid,
-    plain,
-    styled,
-    to_numpy,
-)
+from helpers.teaching.plots.palette import BASELINE, COLOURS
+from helpers.teaching.plots.style import densities, finish, name_panel, panel_grid, plain, styled, to_numpy
 
 DENSITY = LogNorm(0.05, 5)
 """The colour scale of every heat map of densities: its middle is 0.5, the density of a uniform distribution."""
@@ -31,22 +19,17 @@ IMAGE = {"aspect": "auto", "interpolation": "nearest"}
 
 @styled
 def plot_relative_depth(panels, ylabel, *, title=None):
-    """Curves of models of different depth on one axis, 0 for the first layer and 1 for the last.
+    """Curves of models of different depth on one axis, 0 for the first layer and 1 for the last; dots are layers.
 
-    Args:
-        panels: {panel: {name of the model: values [layer]}}.  The first model has the panel's colour, the second
-            is black and dashed; dots are layers.
-        ylabel: key of the quantity in the labels.
-        title: above the figure.
+    `panels` is {panel: {name of the model: values [layer]}}, the first in the panel's colour, the second black and
+    dashed; `ylabel` is the key of the quantity in the labels.
     """
-    figure, axes = panel_grid(1, len(panels), max(2.9 * len(panels), 7), 3.4)
+    figure, axes = panel_grid(1, len(panels), max(2.9 * len(panels), 7), 3.4, "relative_depth", ylabel)
     looks = {"lw": 2, "marker": ".", "ms": 5}, {"color": "black", "ls": "--", "marker": "o", "ms": 4}
     _curves(axes, panels, looks, lambda n: np.linspace(0, 1, n))
     for axis in axes[0]:
         axis.axhline(0, color="black", lw=0.6)
         axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        axis.set_xlabel(label("relative_depth"))
-    axes[0, 0].set_ylabel(label(ylabel))
     return finish(figure, axes[0, 0], 2, title)
 
 
@@ -60,26 +43,19 @@ def _curves(axes, panels, looks, places):
 
 
 @styled
-def plot_layer_histograms(target, control=None, *, title=None):
+def plot_layer_histograms(target, control, *, title=None):
     """Heat maps layer x similarity, one per block; the colour is the density, on one scale in all figures.
 
-    Two neighbouring bins are drawn as one.
-
-    Args:
-        target: `BlockHistograms` with counts `[layer, bins]`, drawn in the first row.
-        control: another of the same shape, drawn below it.
-        title: above the figure; the number of sentences is added.
+    `target` and below it `control` are `BlockHistograms` with counts `[layer, bins]` of an even number of bins, of which
+    two neighbours are drawn as one.
     """
-    rows = {"target": target} if control is None else {"target": target, "control": control}
-    figure, axes = panel_grid(len(rows), len(BLOCKS), 9.6, 0.9 + 2.2 * len(rows))
+    figure, axes = panel_grid(2, len(BLOCKS), 9.6, 5.3, "s")
     colours = plt.get_cmap("PuOr_r", 12).with_extremes(bad="0.8")  # grey: no density
     empty = False
-    for row, (name, histograms) in zip(axes, rows.items(), strict=True):
+    for row, name, histograms in zip(axes, ("target", "control"), (target, control), strict=True):
         for axis, (block, histogram) in zip(row, histograms.items(), strict=True):
-            values = densities(histogram)  # [layer, bins]
-            if values.shape[-1] % 2 == 0:  # a panel is about as many pixels wide as there are bins
-                values = values.unflatten(-1, (-1, 2)).mean(dim=-1)  # [layer, bins / 2]
-            values = to_numpy(values)
+            # a panel is about as many pixels wide as there are bins
+            values = to_numpy(densities(histogram).unflatten(-1, (-1, 2)).mean(dim=-1))  # [layer, bins / 2]
             empty |= bool(np.isnan(values).any())
             values = np.maximum(values, DENSITY.vmin / 2)  # an empty bin has no logarithm: draw it as the lowest colour
             image = axis.imshow(values, norm=DENSITY, cmap=colours, extent=(-1, 1, len(values) - 0.5, -0.5), **IMAGE)
@@ -89,8 +65,6 @@ def plot_layer_histograms(target, control=None, *, title=None):
     axes[0, 0].set_xticks([-1, 0, 1], ["−1", "0", "1"])
     axes[0, 0].yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.supxlabel(label(target.measure), fontsize=10)
-    for axis in axes[-1]:
-        axis.set_xlabel("s")
     ticks = {"ticks": [0.05, 0.1, 0.2, 0.5, 1, 2, 5], "format": "{x:g}"}
     figure.colorbar(image, ax=axes, label=label("density"), extend="both", aspect=30, **ticks).minorticks_off()
     if empty:
@@ -102,16 +76,13 @@ def plot_layer_histograms(target, control=None, *, title=None):
 def plot_depth(panels, ylabel, *, log=False, title=None):
     """Curves over the layers, one panel per part, block or measure, all on the same scale.
 
-    Args:
-        panels: {panel: {label of the curve: values [layer]}}; NaN leaves a gap.  The first curve of a
-            panel has the panel's colour, the second is black, the third grey and dashed.
-        ylabel: key of the quantity in the labels.
-        log: logarithmic scale; a linear one shows the line at 0.
-        title: above the figure.
+    `panels` is {panel: {label of the curve: values [layer]}}, the first curve in the panel's colour, the second black, the
+    third grey and dashed; NaN leaves a gap.  `ylabel` is the key of the quantity in the labels; a linear scale, unlike
+    the logarithmic one of `log`, shows the line at 0.
     """
     n_columns = min(3, len(panels))
     n_rows = -(-len(panels) // n_columns)
-    figure, axes = panel_grid(n_rows, n_columns, max(2.7 * n_columns, 7), 1.3 + 1.6 * n_rows)
+    figure, axes = panel_grid(n_rows, n_columns, max(2.7 * n_columns, 7), 1.3 + 1.6 * n_rows, "layer", " ")
     _curves(axes, panels, ({"lw": 2}, {"color": "black"}, {"color": BASELINE, "ls": "--"}), range)
     if log:
         axes[0, 0].set_yscale("log")
@@ -121,11 +92,7 @@ def plot_depth(panels, ylabel, *, log=False, title=None):
         for axis in axes.flat[: len(panels)]:
             axis.axhline(0, color="black", lw=0.6)
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axis in axes[-1]:
-        axis.set_xlabel(label("layer"))
-    figure.supylabel(label(ylabel), fontsize=10)
-    for axis in axes[:, 0]:
-        axis.set_ylabel(" ")  # room beside the common label
+    figure.supylabel(label(ylabel), fontsize=10)  # beside it, panels have room for a label
     return finish(figure, axes.flat[len(panels) - 1], 3, title)
 
 
@@ -133,19 +100,14 @@ def plot_depth(panels, ylabel, *, log=False, title=None):
 def plot_head_maps(values, name, *, title=None):
     """Heat maps layer x head, one per block, on one scale from -1 to 1.
 
-    Args:
-        values: {block: `[layer, head]`}; the number of heads may differ.
-        name: key of the quantity in the labels.
-        title: above the figure.
+    `values` is {block: `[layer, head]`}, whose numbers of heads may differ; `name` is a key of the labels.
     """
-    figure, axes = panel_grid(1, len(values), 2.5 * len(values) + 0.8, 3.2, sharey=False)
+    figure, axes = panel_grid(1, len(values), 2.5 * len(values) + 0.8, 3.2, "layer", "head", sharey=False)
     for axis, (block, value) in zip(axes[0], values.items(), strict=True):
         image = axis.imshow(to_numpy(value).T, vmin=-1, vmax=1, cmap="RdBu_r", **IMAGE)  # [head, layer]
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         name_panel(axis, block)
-        axis.set_xlabel(label("layer"))
-    axes[0, 0].set_ylabel(label("head"))
     figure.colorbar(image, ax=axes, label=label(name))
     return finish(figure, title=title)
 
@@ -154,15 +116,12 @@ def plot_head_maps(values, name, *, title=None):
 def plot_heads(intervals, pooled, cuts, *, title=None):
     """A value for each head with its interval, beside the value of all heads pooled and of random cuts.
 
-    Args:
-        intervals: {block: `Interval` of tensors `[head]`}.
-        pooled: {block: number}, drawn as a line.
-        cuts: {block: tensor of the values of groups drawn at random}, drawn as a band from the 5th to the
-            95th percentile.
-        title: above the figure.
+    Of each block: `intervals` an `Interval` of tensors `[head]`, `pooled` a number, drawn as a line, `cuts` a tensor of
+    the values of groups drawn at random, drawn as a band from the 5th to the 95th percentile.
     """
     widths = [2 + len(interval.estimate) for interval in intervals.values()]
-    figure, axes = panel_grid(1, len(intervals), 3.6 * len(intervals), 3.6, sharex=False, width_ratios=widths)
+    shape = {"sharex": False, "width_ratios": widths}
+    figure, axes = panel_grid(1, len(intervals), 3.6 * len(intervals), 3.6, "head", "smile_index", **shape)
     for axis, (block, interval) in zip(axes[0], intervals.items(), strict=True):
         estimate, low, high = (to_numpy(part) for part in interval[:3])
         between = np.quantile(to_numpy(cuts[block]), [0.05, 0.95])
@@ -172,7 +131,6 @@ def plot_heads(intervals, pooled, cuts, *, title=None):
         look = {"fmt": "o", "color": COLOURS[block], "capsize": 3, "label": label("head_interval")}
         axis.errorbar(head, estimate, yerr=reach, **look)
         axis.axhline(0, color="black", lw=0.6)
-        axis.set(xlim=(-0.8, len(estimate) - 0.2), xticks=head, xlabel=label("head"))
+        axis.set(xlim=(-0.8, len(estimate) - 0.2), xticks=head)
         name_panel(axis, block)
-    axes[0, 0].set_ylabel(label("smile_index"))
     return finish(figure, axes[0, 0], 3, title)

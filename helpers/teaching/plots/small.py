@@ -8,7 +8,8 @@ from matplotlib.colors import ListedColormap
 from helpers.masks import BLOCKS, check_sizes, matrix_mask
 from helpers.settings import say
 from helpers.teaching.labels import label
-from helpers.teaching.plots.style import COLOURS, finish, mark_parts, panel_grid, plain, styled, to_numpy
+from helpers.teaching.plots.palette import COLOURS
+from helpers.teaching.plots.style import finish, mark_parts, panel_grid, plain, styled, to_numpy
 
 MOST_CELLS = 400  # of a mask along one side; more than that are fewer than two pixels each
 
@@ -17,10 +18,7 @@ MOST_CELLS = 400  # of a mask along one side; more than that are fewer than two 
 def plot_attention(weights, tokens, titles, title=None):
     """Attention patterns side by side, on one scale from 0 to 1.
 
-    Args:
-        weights: list of `[query token, key token]`.
-        tokens: their texts, for the axes.
-        titles: one per pattern.
+    `weights` is a list of `[query token, key token]`, `titles` has one text for each, `tokens` their texts on the axes.
     """
     figure, axes = panel_grid(1, len(weights), 4.4 * len(weights) + 0.6, 4.2)
     tokens = [plain(token, 20) for token in tokens]
@@ -38,8 +36,7 @@ def plot_attention(weights, tokens, titles, title=None):
 def draw_mask(axis, sizes):
     """The coded mask as an image, one colour per block; of a large one evenly spaced cells.
 
-    Returns:
-        The image and the codes it shows, `[cell, cell]`.
+    Returns the image and the codes it shows, `[cell, cell]`.
     """
     n_features = sum(sizes)
     kept = torch.linspace(0, n_features - 1, min(n_features, MOST_CELLS)).round().long()
@@ -75,11 +72,7 @@ def plot_similarity(similarity, sizes, name, title=None):
 
 @styled
 def plot_feature_pair(x, y, title=None):
-    """Two features over the tokens: what cosine sees (from the origin) and what correlation sees (from the mean).
-
-    Args:
-        x, y: `[token]`, values of the two features.
-    """
+    """Two features, x and y `[token]`: what cosine sees (from the origin) and what correlation sees (from the mean)."""
     x, y = to_numpy(x), to_numpy(y)
     figure, ((axis,),) = panel_grid(1, 1, 5, 4.4)
     sns.scatterplot(x=x, y=y, color=COLOURS["QQ"], s=30, label=label("sentence"), ax=axis)
@@ -87,7 +80,7 @@ def plot_feature_pair(x, y, title=None):
     axis.plot(x.mean(), y.mean(), "X", color=COLOURS["KK"], ms=10, label=label("mean"))
     axis.axhline(0, color="black", lw=0.6)
     axis.axvline(0, color="black", lw=0.6)
-    far = 1.1 * max(np.abs(x).max(), np.abs(y).max())
+    far = 1.1 * np.abs([x, y]).max()
     axis.set(xlim=(-far, far), ylim=(-far, far), aspect="equal", title=plain(title) if title else "")
     axis.set(xlabel=say("chiều thứ nhất", "first feature"), ylabel=say("chiều thứ hai", "second feature"))
     axis.legend(frameon=False)

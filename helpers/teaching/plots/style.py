@@ -1,28 +1,18 @@
-"""What all figures share: colours, fonts, panels, ticks, legends."""
+"""What all figures share: fonts, panels, ticks, legends."""
 
 import functools
 
 import matplotlib.pyplot as plt
 import seaborn as sns
 import torch
+from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.text import Text
 
 from helpers.masks import part_slices
+from helpers.settings import get_language, localised
 from helpers.teaching.labels import label
-
-COLOURS = {"Q": "#0072B2", "K": "#D55E00", "V": "#009E73", "QK": "#CC79A7", "QV": "#56B4E9", "KV": "#E69F00"}
-COLOURS |= {2 * part: COLOURS[part] for part in "QKV"}
-"""Okabe and Ito's colours, which colour-blind readers tell apart."""
-
-BASELINE = "#999999"
-FILLED = {"fill": True, "alpha": 0.55, "lw": 0}
-LINES = (
-    {"color": "black", "lw": 1.1},
-    {"color": BASELINE, "lw": 1.8, "ls": "--"},
-    {"color": "#882255", "lw": 1.4, "ls": "-."},
-    {"color": "#44AA99", "lw": 1.4, "ls": (0, (5, 1))},
-)
-"""Histograms: the first filled, in the colour of its block; the control, the baseline and others as lines over it."""
+from helpers.teaching.plots.palette import COLOURS
 
 # DejaVu Sans has every Vietnamese letter
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.family": "DejaVu Sans"}
@@ -40,11 +30,43 @@ def styled(draw):
         plt.rcParams.update(LITERAL)
         try:
             with sns.axes_style("ticks", STYLE), sns.plotting_context("paper", font_scale=1.05):
-                return draw(*args, **kwargs)
+                drawn = draw(*args, **kwargs)
+                return spoken(drawn) if isinstance(drawn, Figure) else drawn
         finally:
             plt.rcParams.update(before)
 
     return styled
+
+
+def _ticks(write, language, places):
+    return [localised(tick, language) for tick in write(places)]
+
+
+def spoken(figure):
+    """The figure with its numbers as the language writes them, and with words in its PNG.
+
+    The words, under the PNG keyword "Description", are for those who cannot see it: title, panels, axes, legends.
+    """
+    for axis in (ticks for axes in figure.axes for ticks in (axes.xaxis, axes.yaxis)):
+        form = axis.get_major_formatter()
+        form.format_ticks = functools.partial(_ticks, form.format_ticks, get_language())
+    for text in figure.findobj(Text):
+        text.set_text(localised(text.get_text()))
+
+    def told(name, *values):
+        texts = dict.fromkeys(text for text in values if text and not text.startswith("\u200b"))
+        return f"{label(name)}: {', '.join(texts)}." if texts else ""
+
+    legends = [legend for legend in (*figure.legends, *(axes.get_legend() for axes in figure.axes)) if legend]
+    parts = [
+        told("figure", figure.get_suptitle()),
+        told("panels", *(axes.get_title() for axes in figure.axes)),
+        told("axes", *(axes.get_xlabel() for axes in figure.axes), *(axes.get_ylabel() for axes in figure.axes)),
+        told("drawn", *(text.get_text() for legend in legends for text in legend.get_texts())),
+    ]
+    words = {"Description": " ".join(filter(None, parts)).replace("\n", " ")}
+    figure.canvas.print_png = functools.partial(figure.canvas.print_png, metadata=words)
+    return figure
 
 
 @functools.cache
@@ -64,8 +86,7 @@ def plain(text, most=60):
     text = str(text)
     if len(text) > most:
         text = f"{text[: most // 2]}…(+{len(text) - most // 2 * 2})…{text[-(most // 2) :]}"
-    seen = (c == " " or (c.isprintable() and _in_the_font(c)) for c in text)
-    text = "".join(c if so else c.encode("unicode_escape").decode() for c, so in zip(text, seen, strict=True))
+    text = "".join(c if c == " " or (c.isprintable() and _in_the_font(c)) else ascii(c)[1:-1] for c in text)
     # matplotlib leaves what begins with an underscore out of a legend: an invisible sign goes before it
     return "\u200b" * text.startswith("_") + (text if text.strip() else f'"{text}"')
 
@@ -75,10 +96,16 @@ def to_numpy(values):
     return torch.as_tensor(values).numpy(force=True)
 
 
-def panel_grid(n_rows, n_columns, width, height, **options):
-    """A figure and its panels `[row, column]`, on one scale unless `options` (of `plt.subplots`) say otherwise."""
+def panel_grid(n_rows, n_columns, width, height, x="", y="", **options):
+    """A figure and its panels `[row, column]`, on one scale unless `options` (of `plt.subplots`) say otherwise.
+
+    `x` and `y` are keys of the labels below the last row and beside the first column.
+    """
     options = {"sharex": True, "sharey": True, "figsize": (width, height), **options}
-    return plt.subplots(n_rows, n_columns, squeeze=False, layout="constrained", **options)
+    figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, layout="constrained", **options)
+    plt.setp(axes[-1], xlabel=label(x))
+    plt.setp(axes[:, 0], ylabel=label(y))
+    return figure, axes
 
 
 def name_panel(axis, name, **options):

@@ -6,6 +6,39 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// The search, which weighs more than most pages, comes when a hand or the keyboard goes to it.
+const search = document.querySelector("pagefind-modal-trigger");
+async function fetchSearch() {
+  document.head.append(
+    Object.assign(document.createElement("link"), { rel: "stylesheet", href: "pagefind/pagefind-component-ui.css" }),
+    Object.assign(document.createElement("script"), { src: "pagefind/pagefind-component-ui.js" }));
+  await customElements.whenDefined("pagefind-modal-trigger");
+}
+let fetched;
+const fetchOnce = () => (fetched ??= fetchSearch());
+for (const event of ["pointerenter", "focusin"]) search.addEventListener(event, fetchOnce, { once: true });
+search.querySelector("button").addEventListener("click", async () => {
+  await fetchOnce();
+  requestAnimationFrame(() => search.querySelector("button").click());
+});
+
+// Code can be folded away, on all pages; what it printed and drew stays.
+const fold = document.querySelector(".fold-code");
+function foldCode(folded) {
+  document.documentElement.classList.toggle("no-code", folded);
+  fold?.setAttribute("aria-pressed", folded);
+  try { localStorage.setItem("no-code", folded ? "1" : ""); } catch { /* private window */ }
+}
+try { foldCode(Boolean(localStorage.getItem("no-code"))); } catch { /* private window */ }
+fold?.addEventListener("click", () => foldCode(!document.documentElement.classList.contains("no-code")));
+
+// On a phone a figure is shown whole, so that its panels can be compared; a touch enlarges it, and it scrolls.
+for (const image of document.querySelectorAll(".cell_output img.wide")) {
+  image.tabIndex = 0;
+  image.addEventListener("click", () => image.classList.toggle("enlarged"));
+  image.addEventListener("keydown", ({ key }) => key === "Enter" && image.classList.toggle("enlarged"));
+}
+
 // Some keyboards send a letter and its marks one by one (NFD); the index has them in one (NFC).
 document.addEventListener("input", (event) => {
   const box = event.target;
