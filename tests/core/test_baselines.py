@@ -7,14 +7,8 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from helpers import (
-    block_histograms,
-    cosine_from_correlation,
-    null_density,
-    null_shares,
-    shuffle_entries,
-    shuffle_within_features,
-)
+from helpers import baselines, block_histograms, null_density, null_shares
+from helpers.baselines import shuffle_entries, shuffle_within_features
 from tests.support import oracle
 
 
@@ -85,5 +79,5 @@ def test_the_cosine_follows_from_the_correlation_and_the_offsets():
         x = torch.randn(n, 40, generator=generator(n), dtype=torch.float64)
         x += 10 * torch.randn(40, generator=generator(1), dtype=torch.float64) ** 3  # means of either sign
         m = x.mean(dim=0) / x.std(dim=0, correction=0)
-        found = cosine_from_correlation(torch.from_numpy(oracle.correlation(x)), m[:, None], m)
+        found = baselines.cosine_from_correlation(torch.from_numpy(oracle.correlation(x)), m[:, None], m)
         np.testing.assert_allclose(found, oracle.cosine(x), rtol=0, atol=1e-12)

@@ -25,6 +25,7 @@ MAKE = {
     "tokenizer": {"words": TOKENIZER}.get,
     "model": random_model,
     "batch": partial(encode, TOKENIZER),
+    "positions": torch.tensor,
     "generator": lambda seed: torch.Generator().manual_seed(seed) if seed else None,
 }
 

@@ -5,15 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from helpers import (
-    block_histograms,
-    effective_n,
-    jackknife,
-    kolmogorov_smirnov_distance,
-    mean_ci,
-    smile_index,
-    wasserstein_distance,
-)
+from helpers import block_histograms, jackknife, mean_ci, statistics
 from tests.support import oracle
 
 SIZES = (30, 20, 10)
@@ -29,13 +21,17 @@ def test_numbers_of_histograms_are_those_of_the_single_values(measure):
         values = {block: oracle.block(oracle.SIMILARITY[measure](x[layer]), SIZES, block) for block in oracle.BLOCKS}
         for block, s in values.items():
             smile = (np.abs(s) > 0.8).mean() - (np.abs(s) < 0.2).mean()
-            assert float(smile_index(result[block])[layer]) == pytest.approx(smile, abs=2 / s.size)
+            assert float(statistics.smile_index(result[block])[layer]) == pytest.approx(smile, abs=2 / s.size)
             inverse = 1 / (s**2).mean() + (measure == "correlation")
-            assert float(effective_n(result[block], measure)[layer]) == pytest.approx(inverse, rel=1e-9)
+            assert float(statistics.effective_n(result[block], measure)[layer]) == pytest.approx(inverse, rel=1e-9)
         binned = [np.repeat(h.centers.numpy(), h.counts[layer].numpy()) for h in (qq, vv)]
-        assert float(wasserstein_distance(qq, vv)[layer]) == pytest.approx(stats.wasserstein_distance(*binned))
-        assert float(kolmogorov_smirnov_distance(qq, vv)[layer]) == pytest.approx(stats.ks_2samp(*binned).statistic)
-    assert smile_index(block_histograms(torch.ones(54, 6), (2, 2, 2))["correlation"]["QQ"]).isnan()
+        assert float(statistics.wasserstein_distance(qq, vv)[layer]) == pytest.approx(
+            stats.wasserstein_distance(*binned)
+        )
+        assert float(statistics.kolmogorov_smirnov_distance(qq, vv)[layer]) == pytest.approx(
+            stats.ks_2samp(*binned).statistic
+        )
+    assert statistics.smile_index(block_histograms(torch.ones(54, 6), (2, 2, 2))["correlation"]["QQ"]).isnan()
 
 
 def test_jackknife_of_a_mean_is_the_textbook_interval():

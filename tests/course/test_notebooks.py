@@ -219,8 +219,9 @@ def test_every_stored_notebook_is_what_its_source_gives():
 
 
 def numbers(cell):
-    """Every number that a code cell printed, in order of size."""
-    return sorted(re.findall(r"\d+(?:\.\d+)?", "".join(output.get("text", "") for output in cell.outputs)))
+    """Every number that a code cell printed, in order of size, whichever way the language separates its digits."""
+    text = "".join(output.get("text", "") for output in cell.outputs)
+    return sorted(number.replace(",", ".") for number in re.findall(r"\d+(?:[.,]\d+)*", text))
 
 
 def test_stored_notebooks_are_whole_and_print_the_same_numbers_twice():

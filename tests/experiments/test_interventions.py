@@ -8,23 +8,8 @@ import pytest
 import torch
 
 from helpers import attention_modules, capture_qkv, edit_qkv
-from helpers.experiments.interventions import (
-    after_rotary,
-    clamped,
-    common_mean,
-    context_free,
-    edit_attention,
-    edit_layers,
-    effect,
-    in_double,
-    massive_tokens,
-    other_phases,
-    predict,
-    random_like,
-    real_tokens,
-    rotary_half,
-    score_by_distance,
-)
+from helpers.experiments import interventions
+from helpers.experiments.interventions import edit_attention, edit_layers, effect, predict, real_tokens
 from tests.support.refusal import assert_refused
 from tests.support.tiny import CAUSAL, FAMILIES, LENGTHS, N_HEAD, language_model, random_batch, random_model
 
@@ -56,12 +41,8 @@ def test_effect_equals_numpy_on_the_whole_logits(model):
     with edit_qkv(model, 1, "V", lambda v, _: 2 * v):
         found, edited = effect(model, BATCH, before), log_probabilities(model)
     assert np.allclose(found, list(map(kl, plain, edited)), rtol=0, atol=1e-5) and float(found.min()) > 1e-3
-
-
-def test_the_context_free_predictor_is_the_mean_of_all_predictions(model):
-    log_p = log_probabilities(model)
-    mean = np.log(np.exp(np.concatenate(log_p)).mean(axis=0))
-    assert np.allclose(context_free(predict(model, BATCH), BATCH), [kl(p, mean) for p in log_p], atol=1e-5)
+    mean = np.log(np.exp(np.concatenate(plain)).mean(axis=0))  # of all predictions: it knows no context
+    assert np.allclose(interventions.context_free(before, BATCH), [kl(p, mean) for p in plain], atol=1e-5)
 
 
 def test_editing_all_layers_is_nesting_the_edits_of_each(model):
@@ -111,15 +92,15 @@ def test_edit_behind_the_rotary_step_holds_where_attention_is_replaced():
 def test_clamping_gives_sinks_their_weight_and_the_rest_in_proportion(model):
     before, sink = predict(model, BATCH), real_tokens(BATCH) & (torch.arange(9) == 0)
     usual = dict(enumerate(weights_of(model)))
-    with clamped(model, sink) as seen:
+    with interventions.clamped(model, sink) as seen:
         assert not effect(model, BATCH, before).any()
     assert all(torch.allclose(seen[layer], w, atol=1e-6) for layer, w in usual.items())
-    with clamped(model, sink, usual):
+    with interventions.clamped(model, sink, usual):
         assert float(effect(model, BATCH, before).abs().max()) < 1e-6  # nothing to do
     with edit_layers(model, "Q", lambda q, layer: 0 * q):
-        with clamped(model, sink) as free:
+        with interventions.clamped(model, sink) as free:
             lost = effect(model, BATCH, before)
-        with clamped(model, sink, usual) as goal:
+        with interventions.clamped(model, sink, usual) as goal:
             kept = effect(model, BATCH, before)
     assert not torch.allclose(lost, kept, rtol=1e-3)
     assert torch.allclose(goal[0][..., 0], usual[0][..., 0], atol=1e-6)
@@ -133,8 +114,12 @@ def test_common_mean_leaves_out_padding_special_tokens_and_what_is_massive(model
     marked = copy.copy(BATCH)
     marked.text = real & (torch.arange(9) > 0)  # the first of each sentence as [CLS]
     for batch, text in ((BATCH, real), (marked, marked.text)):
-        assert torch.equal(real_tokens(batch), text) and not massive_tokens(model, batch)[1, 3]
-        massive, qkv, found = massive_tokens(heavy, batch), capture_qkv(heavy, batch), common_mean(heavy, batch)
+        assert torch.equal(real_tokens(batch), text) and not interventions.massive_tokens(model, batch)[1, 3]
+        massive, qkv, found = (
+            interventions.massive_tokens(heavy, batch),
+            capture_qkv(heavy, batch),
+            interventions.common_mean(heavy, batch),
+        )
         assert massive[batch["input_ids"] == rare].all() and not massive[~real].any()
         ordinary = text & ~massive
         assert int(ordinary.sum()) >= 10
@@ -146,8 +131,8 @@ def test_common_mean_leaves_out_padding_special_tokens_and_what_is_massive(model
 def test_random_controls_keep_the_length_of_each_head_or_pair():
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(3, 16, generator=generator) * torch.tensor([1.0] * 8 + [9.0] * 8)
-    controls = random_like(vector, 8, generator), other_phases(vector, 8, 3, generator)
-    signs = other_phases(vector, 8, 0, generator)
+    controls = interventions.random_like(vector, 8, generator), interventions.other_phases(vector, 8, 3, generator)
+    signs = interventions.other_phases(vector, 8, 0, generator)
     heads, blind, turned = (x.view(3, 2, 8) for x in (vector, *controls))
     assert torch.allclose(blind.norm(dim=-1), heads.norm(dim=-1), rtol=1e-5)
     assert float(torch.cosine_similarity(controls[0], vector, dim=-1).abs().max()) < 0.8
@@ -161,8 +146,11 @@ def test_score_by_distance_against_a_loop(model):
     family, far = FAMILIES[model.config.model_type], 2  # half of the shortest sentence
     d_head, shared = family.d_head, N_HEAD // family.n_kv_head
     constant = torch.randn(3, family.n_kv_head * d_head, generator=torch.Generator().manual_seed(3))
-    keys, queries = after_rotary(model, BATCH, "K", instead=constant), after_rotary(model, BATCH, "Q")
-    found = score_by_distance(queries[1], keys[1, 0], real_tokens(BATCH), d_head)
+    keys, queries = (
+        interventions.after_rotary(model, BATCH, "K", instead=constant),
+        interventions.after_rotary(model, BATCH, "Q"),
+    )
+    found = interventions.score_by_distance(queries[1], keys[1, 0], real_tokens(BATCH), d_head)
     assert found.shape == (3, N_HEAD, far)
     for sentence, head in np.ndindex(3, N_HEAD):
         q = queries[1, sentence].numpy()[:, head * d_head :][:, :d_head]
@@ -170,14 +158,14 @@ def test_score_by_distance_against_a_loop(model):
         rows = [[q[t] @ k[t - d] / d_head**0.5 for d in range(far)] for t in range(far - 1, LENGTHS[sentence])]
         expected = np.mean([np.array(row) - np.mean(row) for row in rows], axis=0)
         assert np.allclose(found[sentence, head], expected, atol=1e-4)
-    assert rotary_half(model, d_head) == family.rotary // 2
+    assert interventions.rotary_half(model, d_head) == family.rotary // 2
     if not family.rotary:
         assert float(found.abs().max()) < 1e-4  # level: the softmax drops it
 
 
 def test_in_double_computes_in_float64_throughout():
     model, batch = language_model("llama"), random_batch(lengths=(9, 9))
-    exact, half_way = in_double(model), copy.deepcopy(model).double()
+    exact, half_way = interventions.in_double(model), copy.deepcopy(model).double()
     constant = torch.randn(16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def logits(m, shift):
@@ -215,7 +203,7 @@ def test_kl_is_never_negative_and_padding_on_the_left_changes_nothing(dtype):
             found.append(effect(model, padded, before))
     assert all(-1e-6 < float(kl.min()) and float(kl.max()) < 0.01 for kl in found), found
     assert torch.allclose(*found, atol=1e-5 if dtype == torch.float32 else 5e-3)
-    assert common_mean(model, BATCH)["K"].dtype == torch.float32
+    assert interventions.common_mean(model, BATCH)["K"].dtype == torch.float32
 
 
 def test_attention_weights_that_cannot_be_replaced_are_refused():

@@ -24,6 +24,7 @@ from helpers.experiments.study import StudyError, open_model, read_sentences
 from helpers.experiments.takes import takes
 from helpers.experiments.target import find_word, pieces_of, readable, word_in
 from helpers.experiments.verdicts import choose_layer, claim_values, conclude, export, judge
+from tests.support.refusal import assert_refused
 from tests.support.tiny import language_model, random_model, word_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,11 +41,7 @@ def english():
 
 def refused(vi, en, function, *arguments):
     """Check that a call is refused in one sentence, in the language of the reader."""
-    for language, expected in (("vi", vi), ("en", en)):
-        set_language(language)
-        with pytest.raises(StudyError, match=expected) as error:
-            function(*arguments)
-        assert "\n" not in str(error.value)
+    assert "\n" not in str(assert_refused(partial(function, *arguments), StudyError, en, vi))
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +80,11 @@ def test_a_notebook_says_in_one_sentence_which_models_it_takes():
             refused(vi, en, partial(takes, model, causal=True, plain=True))
 
 
-def test_pasted_text_is_cleaned_and_every_change_is_counted():
+def test_pasted_text_is_cleaned_and_counted_and_a_clean_one_left_alone():
     assert read_sentences(DATA["messy"]) == (DATA["clean"], DATA["notes"])
+    for sentences in (HER, CUA):
+        assert read_sentences(sentences) == read_sentences("\n".join(sentences)) == (sentences, [])
+    assert any("only 9" in note for note in read_sentences(HER[:9])[1]) and read_sentences(HER[:10])[1] == []
 
 
 SAME = ("می\u200cخواهم", "क्\u200dष", "👩\u200d🔬", "❤\ufe0f", "ก\u0e33")  # joiners and marks that the script needs
@@ -114,12 +114,6 @@ def test_what_a_table_or_a_file_holds_is_taken_for_sentences(tmp_path):
     with path.open(encoding="utf-8") as file:
         for source in (file, b"a\nb\nc", path, f"{path}\n", f'"\u202a{path}"'):  # the last as Windows copies a path
             assert read_sentences(source)[0] == ["a", "b", "c"]
-
-
-def test_clean_sentences_are_left_alone():
-    for sentences in (HER, CUA):
-        assert read_sentences(sentences) == read_sentences("\n".join(sentences)) == (sentences, [])
-    assert any("only 9" in note for note in read_sentences(HER[:9])[1]) and read_sentences(HER[:10])[1] == []
 
 
 def test_sentences_that_will_not_do_are_refused(tmp_path, monkeypatch):

@@ -58,8 +58,10 @@ def test_whole_k_and_v_of_another_word_give_its_predictions(slot):
 
 
 @pytest.mark.parametrize("part", "QKV")
-def test_replaced_part_is_that_edit_of_the_whole_model(model, slot, part):
-    new = torch.randn(slot.capture(9)[part].shape, generator=torch.Generator().manual_seed(0))
+def test_captured_and_replaced_part_is_that_of_the_whole_model(model, slot, part):
+    projected = getattr(capture_qkv(model, with_word(9), positions=POSITIONS), part.lower())
+    assert torch.allclose(slot.capture(9)[part], projected, atol=1e-4)
+    new = torch.randn(projected.shape, generator=torch.Generator().manual_seed(0))
 
     def replace(layer, values, positions):
         values[torch.arange(3), POSITIONS] = new[layer]
@@ -72,12 +74,6 @@ def test_replaced_part_is_that_edit_of_the_whole_model(model, slot, part):
     found = slot.predict(5, **{part: new})
     assert torch.allclose(found.double(), expected, atol=1e-4)
     assert not torch.allclose(slot.predict(5), found, atol=1e-2)
-
-
-def test_captured_vectors_are_those_of_the_projections(model, slot):
-    qkv = capture_qkv(model, with_word(9), positions=POSITIONS)
-    for part, vectors in slot.capture(9).items():
-        assert torch.allclose(vectors, getattr(qkv, part.lower()), atol=1e-4)
 
 
 def test_word_that_stands_first_or_that_nothing_follows_is_refused():

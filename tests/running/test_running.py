@@ -3,9 +3,11 @@
 import copy
 import sys
 import threading
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import accelerate
@@ -20,6 +22,7 @@ from tests.support.tiny import language_model, random_batch, random_model
 
 BATCH = random_batch()
 IDS, MASK = BATCH["input_ids"], BATCH["attention_mask"]
+REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -206,22 +209,13 @@ def test_entries_that_would_change_what_is_read_are_left_out(gpt2):
     assert not torch.allclose(types, expected, atol=1e-3)  # these are meant
 
 
-REFUSED = {
-    "empty row": ({"attention_mask": MASK * torch.tensor([[1], [0], [1]])}, "sentences 1 have no real token"),
-    "hole": ({"attention_mask": MASK * (torch.arange(9) != 2)}, "sentences 0, 1, 2 have padding between real tokens"),
-    "additive mask": ({"attention_mask": (1.0 - MASK) * -1e9}, r"\(of 0 and 1\).*got \[\(3, 9\), \(3, 9\)\]"),
-    "mask of scores": ({"attention_mask": MASK[:, None, None]}, r"got \[\(3, 9\), \(3, 1, 1, 9\)\]"),
-    "one sentence": ({"input_ids": IDS[0], "attention_mask": MASK[0]}, r"got \[\(9,\), \(9,\)\]"),
-    "lists": ({"input_ids": IDS.tolist()}, r"got \['list', \(3, 9\)\]"),
-    "other tokenizer": ({"input_ids": IDS + 60 * (IDS == 5) + 60}, r"have token ids outside 0\.\.63: use encode"),
-    "negative": ({"input_ids": IDS - 60}, r"sentences 0, 1, 2 have token ids outside 0\.\.63"),
-}
-
-
-@pytest.mark.parametrize(("entries", "message"), REFUSED.values(), ids=REFUSED)
-def test_batch_that_is_not_read_as_meant_is_refused(gpt2, entries, message):
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_batch_that_is_not_read_as_meant_is_refused(gpt2, case):
+    batch = SentenceBatch({name: torch.tensor(case[name]) for name in BATCH})
     for use in (capture_qkv, predict):
-        assert_refused(partial(use, gpt2, changed(**entries)), ValueError, message)
+        assert_refused(partial(use, gpt2, batch), ValueError, case["says"])
+    lists = changed(input_ids=IDS.tolist())
+    assert_refused(partial(capture_qkv, gpt2, lists), ValueError, r"got \['list', \(3, 9\)\]")
 
 
 @pytest.mark.parametrize(("name", "reads"), [("gpt2", 8), ("llama", 8), ("roberta", 6)])

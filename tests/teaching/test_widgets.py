@@ -181,8 +181,6 @@ def test_wrong_arguments_are_refused_with_what_came_and_what_to_do(text, message
 
 def test_redraw_on_a_layer_as_wide_as_that_of_a_model_is_quick():
     sizes = (576, 192, 192)  # of SmolLM2
-    explorer = centring_explorer(
-        normal(54, sum(sizes)), sizes
-    )  # the one that computes at each step; here none is prepared
+    explorer = centring_explorer(normal(54, sum(sizes)), sizes)  # which computes at each step: none is prepared
     times = [time.process_time(), *(time.process_time() for _ in moved(explorer, 1 / 13, 2 / 13, 3 / 13))]
     assert np.median(np.diff(times)) < 0.6  # far above what is wanted (0.15): the machine may be slow or busy
