@@ -180,7 +180,7 @@ check("2.1", cosine_matrix, solution=True)
 r"""
 ## 3. Cộng một hằng số vào cả hai chiều
 
-Lấy hai chiều *độc lập*: 54 số ngẫu nhiên mỗi chiều, trung bình bằng 0. Cộng cùng một hằng số vào cả hai. Hằng số đó là **độ dời trung bình (mean offset)**.
+Lấy hai chiều *độc lập*: mỗi chiều 54 số ngẫu nhiên, trung bình bằng 0. Cộng cùng một hằng số vào cả hai. Hằng số đó là **độ dời trung bình (mean offset)**.
 
 **Dự đoán trước khi chạy.** Khi độ dời tăng từ 0 lên 5 lần độ lệch chuẩn, cosine đi về đâu? Tương quan đi về đâu? Còn khi độ dời âm?
 """

@@ -586,7 +586,7 @@ figure = plot_depth(panels, "smile_index", title=f"{model.provenance} · QQ")
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng: phần được trả lại ở QQ, KK và VV (khối nào có $S$ giảm); số âm nghĩa là $S$ còn thấp hơn cả khi không can thiệp. Ở hình con giữa, điều gì xảy ra tại bậc sụt?
+Mỗi dòng: phần được trả lại ở QQ, KK và VV (khối nào có $S$ giảm); số âm nghĩa là $S$ còn thấp hơn so với khi không can thiệp. Ở hình con giữa, điều gì xảy ra tại bậc sụt?
 
 Hình này *không* cho biết vì sao attention của hai tầng ấy lại nhìn chỗ khác: độ dài của token đầu tiên mới chỉ thay đổi cùng lúc, ta chưa can thiệp vào nó. Và đây là *một* bộ câu, *một* từ, *một* mô hình. (Với GPT-2 XL, hãy chạy bài này khi có kết nối tới Hub, với `QKV_MODEL=openai-community/gpt2-xl`.)
 """
