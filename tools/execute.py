@@ -4,7 +4,7 @@ import base64
 import io
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,9 +97,8 @@ def execute_all(jobs, in_turn=False):
     for job in sorted(jobs, key=lambda job: -job.seconds):
         groups.setdefault(job.title.partition("/")[2] if in_turn else job.title, []).append(job)
     running = []
-    cells = (
-        sum(len(code_cells(job.notebook)) for job in jobs) + len(jobs) - len(groups)
-    )  # with those that empty a kernel
+    emptied = len(jobs) - len(groups)  # cells that empty a kernel
+    cells = sum(len(code_cells(job.notebook)) for job in jobs) + emptied
     with tqdm(total=cells, unit="cell") as bar, ThreadPoolExecutor(at_a_time()) as pool:
 
         def work(name, group):
@@ -115,8 +114,12 @@ def execute_all(jobs, in_turn=False):
         try:
             for group in groups.items():
                 waiting.append(pool.submit(work, *group))
-            for future in as_completed(waiting):
-                yield from future.result()
+            pending = waiting
+            while pending:
+                # each second anew: where other threads start processes, Ctrl-C does not always wake a thread that waits
+                done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield from future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             while running or not all(future.done() for future in waiting):
