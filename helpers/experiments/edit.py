@@ -50,8 +50,9 @@ def edit_qkv(model, layers, part, fn, *, after_rotary=False):
     hooks, projection = Hooks(), adapter.projections[0 if adapter.split else PARTS.index(part)]
 
     def columns(output):
-        every = torch.arange(output.shape[-1], device=output.device)
-        return adapter.split(every, config)[PARTS.index(part)] if adapter.split else every
+        if not adapter.split:
+            return slice(None)
+        return adapter.split(torch.arange(output.shape[-1], device=output.device), config)[PARTS.index(part)]
 
     with hooks, hooks:
         hooks.put(layer_stack(model), lambda *_: None)  # counts the runs

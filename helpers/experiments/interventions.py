@@ -1,8 +1,8 @@
 """What an edit of Q, K or V does to a model's predictions (notebook 09).
 
-before = predict(model, batch)
-with edit_qkv(model, 5, "V", lambda v, positions: 0 * v):
-    kl = effect(model, batch, before)                  # [sentence], nats per token
+    before = predict(model, batch)
+    with edit_qkv(model, 5, "V", lambda v, positions: 0 * v):
+        kl = effect(model, batch, before)                  # [sentence], nats per token
 """
 
 import copy

@@ -18,11 +18,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
-import yaml
 from bs4 import BeautifulSoup
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
+from tools import glossary
 from tools.course import LANGUAGES, ROOT, on_colab, read_address
 from tools.execute import opened, pictures, seen_in
 from tools.site import WORDS, predictions, vectors
@@ -115,7 +115,7 @@ def notebook_for_the_site(path, language, **where):
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not cell.id.startswith("links-")]
     predictions.ask(notebook, path.stem)
-    terms = glossary_links(language)
+    terms = dict(glossary_links(language))  # those not yet met
     for cell, below in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
         if cell.cell_type == "markdown":
             cell.source = relink(link_terms(cell.source, terms), path, language, **where)
@@ -139,11 +139,11 @@ def read_by(picture, below):
     return f"{seen_in(picture)} {'' if reading.startswith('#') else re.sub(r'[*$`]', '', reading)}".strip()
 
 
+@functools.cache
 def glossary_links(language):
     """{a pattern of a term where a text introduces it: its place on the page of the glossary}."""
-    groups = yaml.safe_load((ROOT / "docs" / "glossary.yml").read_text(encoding="utf-8"))["groups"]
     found = {}
-    for term in (term for group in groups for term in group["terms"]):
+    for term in glossary.terms(glossary.load()):
         name, english = re.escape(term[language]), re.escape(term["en"])
         first = rf"\*\*{name}\*\*|\b{name}(?= \({english}\))" if language == "vi" else rf"\b{name}\b"
         if language == "vi" or term.get("first"):
@@ -169,8 +169,9 @@ def link_terms(text, terms):
     return "".join(parts)
 
 
-def share_picture(language, title):
-    """What stands beside a shared link, 1200 x 630 pixels: the question, and the smile."""
+def share_picture(language, front):
+    """What stands beside a shared link, 1200 x 630 pixels: the question that heads the first page, and the smile."""
+    title = front.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
     card = Image.new("RGB", (1200, 630), "white")
     figure = Image.open(ROOT / "docs" / "images" / f"04_cosine_smile-{language}.png").convert("RGB")
     figure.thumbnail((1120, 500), Image.Resampling.LANCZOS)
@@ -258,9 +259,8 @@ def build(folder):
         for language in LANGUAGES:
             shutil.copytree(Path(temporary) / language / "html", folder / language)
             index_for_search(folder / language)
-            title = (folder / language / "index.html").read_text(encoding="utf-8")
-            title = BeautifulSoup(title, "html.parser").h1.find(string=True)
-            share_picture(language, title).save(folder / f"share-{language}.png")
+            (front,) = (path for path, name in pages[language].items() if name == "index")
+            share_picture(language, front).save(folder / f"share-{language}.png")
     write_standalone(folder)  # to download: they run alone
     vectors.write(folder / "explorer")
     shutil.copyfile(HERE / "front.html", folder / "index.html")
