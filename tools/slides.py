@@ -121,11 +121,9 @@ def code(cell):
     for figure in figures:  # of text, in the rest of the narrow column
         figure.metadata["room"] = 0.42 * (MOST_BESIDE + 6 - n_lines) if beside else MOST_BELOW
         figure.metadata["image/png"] = {"alt": seen_in(figure)}
-    pieces = [("subslide", shown, []), ("fragment" if together else "subslide", "", printed)]
-    pieces += [("-" if beside else "subslide", "", [figure]) for figure in figures]
-    for kind, source, seen in pieces:
-        if beside and seen is printed and shown:
-            kind = "-"
+    below = "-" if beside and shown else "fragment" if together else "subslide"
+    pieces = [("subslide", shown, []), (below, "", printed)]
+    for kind, source, seen in pieces + [("-" if beside else "subslide", "", [figure]) for figure in figures]:
         if source or seen:
             metadata = {"slideshow": {"slide_type": kind}, "tags": [] if source else ["no-source"]}
             yield new_code_cell(source, outputs=seen, execution_count=1, metadata=metadata)
@@ -149,14 +147,10 @@ def deck(notebook, notes=""):
     for part in [part for cell in kept for part in parts(cell)]:
         heading = re.match(r"##? (.*)", part.source) if part.cell_type == "markdown" else None
         asks = part.source.startswith('<div class="prediction">')
+        reads = part.cell_type == "markdown" and not asks and not part.source.startswith("#")
         if heading:
             section = re.sub(r"^(\d+)\.", r"\1\.", heading[1])  # a number, not a list
-        elif (
-            part.cell_type == "markdown"
-            and not asks
-            and not part.source.startswith("#")
-            and height(part.source) <= room
-        ):
+        elif reads and height(part.source) <= room:
             part.metadata.slideshow.slide_type = "fragment"
         elif part.metadata.slideshow.slide_type == "subslide" and not part.source.startswith("### "):
             running = f'<div class="running">\n\n{section}\n\n</div>'
@@ -208,12 +202,14 @@ def plans(language, decks):
 
 def sections_of(deck, sections):
     """The cells of a deck that stand in the sections of these numbers; all of it if `sections` is None."""
-    at = [0 for _ in deck.cells]
-    for i, cell in enumerate(deck.cells):
-        heading = re.match(r"## (\d+)\.", cell.source) if cell.metadata.slideshow.slide_type == "slide" else None
-        other = cell.metadata.slideshow.slide_type == "slide" and not heading
-        at[i] = int(heading[1]) if heading else 0 if other else at[i - 1] if i else 0
-    return [cell for cell, section in zip(deck.cells, at, strict=True) if sections is None or section in sections]
+    found, section = [], 0
+    for cell in deck.cells:
+        if cell.metadata.slideshow.slide_type == "slide":
+            heading = re.match(r"## (\d+)\.", cell.source)
+            section = int(heading[1]) if heading else 0
+        if sections is None or section in sections:
+            found.append(cell)
+    return found
 
 
 def shared(folder):
