@@ -6,21 +6,18 @@ document.addEventListener("click", (event) => {
   }
 });
 
-// The search, which weighs more than most pages, comes when a hand or the keyboard goes to it.
-const search = document.querySelector("pagefind-modal-trigger");
-async function fetchSearch() {
+// The search, which weighs more than most pages, comes when it is asked for, and then opens.
+document.querySelector("pagefind-modal-trigger button").addEventListener("click", async () => {
   document.head.append(
     Object.assign(document.createElement("link"), { rel: "stylesheet", href: "pagefind/pagefind-component-ui.css" }),
     Object.assign(document.createElement("script"), { src: "pagefind/pagefind-component-ui.js" }));
-  await customElements.whenDefined("pagefind-modal-trigger");
-}
-let fetched;
-const fetchOnce = () => (fetched ??= fetchSearch());
-for (const event of ["pointerenter", "focusin"]) search.addEventListener(event, fetchOnce, { once: true });
-search.querySelector("button").addEventListener("click", async () => {
-  await fetchOnce();
-  requestAnimationFrame(() => search.querySelector("button").click());
-});
+  await customElements.whenDefined("pagefind-modal");
+  const modal = document.querySelector("pagefind-modal");
+  while (!modal.querySelector("dialog[open]")) {
+    modal.open();  // does nothing until its parts are there
+    await new Promise(requestAnimationFrame);
+  }
+}, { once: true });
 
 // Code can be folded away, on all pages; what it printed and drew stays.
 const fold = document.querySelector(".fold-code");
