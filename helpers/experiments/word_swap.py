@@ -2,8 +2,8 @@
 
     slot = WordSlot(model, batch, find_token(batch, her))  # the sentences with " her"
     vectors = slot.capture(him)                            # " him" in its place: {part: [layer, sentence, feature]}
-    p, mixed = slot.predict(him), slot.predict(her, K=vectors["K"])  # " her" in its place, with the keys of " him"
-    slot.kl(p, mixed)                                      # [sentence], nats per token after the word
+    (mixed,) = slot.predict_edited(her, [{"K": vectors["K"]}])  # " her" in its place, with the keys of " him"
+    slot.kl(slot.predict(him), mixed)                      # [sentence], nats per token after the word
 
 Later tokens see the place only through its K and V, so with both replaced the prediction is that of the other
 word.  What stands before the place is the same for every word: it is run once and kept in a key-value cache.
@@ -23,6 +23,8 @@ from helpers.masks import PARTS
 from helpers.running.inputs import real_mask
 from helpers.settings import message
 from helpers.text import shortened
+
+GROUPS = 2  # sentences of about the same length are run together, so that little padding is computed
 
 
 class WordSlot:
@@ -49,39 +51,48 @@ class WordSlot:
         self._past = DynamicCache()  # that of the model itself drops what a sliding window has left behind
         with torch.no_grad():
             self._model.base_model(**self._columns(0, at), past_key_values=self._past, use_cache=True)
-        self._unedited = lru_cache(2)(self._log_p)  # both are asked for again
-        self.capture = lru_cache(16)(self.capture)
+        self.capture, self.predict = lru_cache(16)(self.capture), lru_cache(2)(self.predict)  # asked for again
 
     def capture(self, token_id):
         """Q, K and V of a word at this place, {part: `[layer, sentence, feature]`}, before any rotary embedding."""
         with ExitStack() as edits, torch.no_grad():
             seen = {part: edits.enter_context(recorded(self._model, part)) for part in PARTS}
-            self._model.base_model(**self._with_word(token_id, self._at + 1))
+            self._model.base_model(**self._with_word(token_id, self._at + 1, torch.arange(len(self._counted))))
         return {part: torch.cat(vectors, dim=1).transpose(0, 1) for part, vectors in seen.items()}
 
-    def predict(self, token_id, **replaced):
+    def predict(self, token_id):
         """Logarithms of the probabilities after the word, `[prediction, vocabulary]`, sentence by sentence.
 
-        `replaced` holds Q, K or V at the place instead of the word's own, each `[layer, sentence, feature]`.
         `ValueError` where fewer than two tokens follow the word in a sentence: nothing is predicted after it.
+        """
+        return self.predict_edited(token_id, [{}])[0]
+
+    def predict_edited(self, token_id, edits):
+        """`predict` under several edits, `[edit, prediction, vocabulary]`, all in one forward pass.
+
+        Each edit holds Q, K or V at the place instead of the word's own, {part: `[layer, sentence, feature]`}.
         """
         if nothing := (~self._counted.any(dim=1)).nonzero().flatten().tolist():
             raise ValueError(message("nothing_follows", which=shortened(nothing)))
-        if not replaced:
-            return self._unedited(token_id)
 
-        def replace(new, values, layer):
-            values[:, 0] = new[layer].to(values)
+        def replace(part, rows, values, layer):  # [edit * sentence, token, feature]
+            for mine, edit in zip(values.split(len(rows)), edits, strict=True):
+                if part in edit:
+                    mine[:, 0] = edit[part][layer, rows].to(values)
             return values
 
-        with ExitStack() as edits:
-            for part, new in replaced.items():
-                edits.enter_context(edit_layers(self._model, part, partial(replace, new)))
-            return self._log_p(token_id)
-
-    def _log_p(self, token_id):
-        after_it = torch.nn.functional.pad(self._counted, (1, 0))
-        return own_logits(self._model, after_it, **self._with_word(token_id, -1)).log_softmax(dim=-1)
+        found, count = {}, self._counted.sum(dim=1)  # {sentence: predictions of each edit}
+        for rows in count.argsort().split(-(-len(count) // GROUPS)):
+            copies, after = rows.repeat(len(edits)), self._counted[rows, : count[rows].max()]
+            with ExitStack() as changed:
+                for part in {part for edit in edits for part in edit}:
+                    changed.enter_context(edit_layers(self._model, part, partial(replace, part, rows)))
+                inputs = self._with_word(token_id, self._at + 1 + after.shape[1], copies)
+                wanted = torch.nn.functional.pad(after, (1, 0)).repeat(len(edits), 1)
+                log_p = own_logits(self._model, wanted, **inputs).log_softmax(dim=-1)
+            each = log_p.view(len(edits), -1, log_p.shape[-1]).split(count[rows].tolist(), dim=1)
+            found.update(zip(rows.tolist(), each, strict=True))
+        return torch.cat([found[sentence] for sentence in sorted(found)], dim=1)
 
     def kl(self, log_p, log_q):
         """KL(p || q) of two `predict`ions, mean over the tokens after the word: float64 `[sentence]`, nats."""
@@ -92,9 +103,9 @@ class WordSlot:
         """What the model reads of these columns; the mask reaches back to the first."""
         return {name: x[:, 0 if name == "attention_mask" else start : end] for name, x in self._inputs.items()}
 
-    def _with_word(self, token_id, end):
-        """What the model reads from the place on, with the word put in, and a copy of what it keeps."""
-        inputs = self._columns(self._at, end)
-        ids = inputs["input_ids"].clone()
-        ids[:, 0] = token_id
-        return inputs | {"input_ids": ids, "past_key_values": copy.deepcopy(self._past), "use_cache": True}
+    def _with_word(self, token_id, end, rows):
+        """What the model reads in these sentences from the place on, with the word put in, and what it keeps."""
+        inputs, past = {name: x[rows] for name, x in self._columns(self._at, end).items()}, copy.deepcopy(self._past)
+        past.batch_select_indices(rows)
+        inputs["input_ids"][:, 0] = token_id
+        return inputs | {"past_key_values": past, "use_cache": True}

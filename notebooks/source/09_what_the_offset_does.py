@@ -175,12 +175,12 @@ check("9.1", swap_offset, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
-`WordSlot` giữ chỗ của từ trong mỗi câu: `capture` cho Q, K, V của một từ đặt vào chỗ ấy, `predict` cho các dự đoán sau chỗ ấy, `kl` so hai bộ dự đoán. Hai vector đối chứng, ở từng đầu attention (head), đều dài bằng hiệu của hai độ dời: một vector có hướng ngẫu nhiên; vector kia theo hướng từ độ dời của " her" đến độ dời của một *từ thứ ba* trong danh sách.
+`WordSlot` giữ chỗ của từ trong mỗi câu: `capture` cho Q, K, V của một từ đặt vào chỗ ấy, `predict` cho các dự đoán sau chỗ ấy (`predict_edited`: khi K, V ở đó được sửa), `kl` so hai bộ dự đoán. Hai vector đối chứng, ở từng đầu attention (head), đều dài bằng hiệu của hai độ dời: một vector có hướng ngẫu nhiên; vector kia theo hướng từ độ dời của " her" đến độ dời của một *từ thứ ba* trong danh sách.
 """
 
 # %% [markdown] lang="en"
 r"""
-`WordSlot` holds the place of the word in each sentence: `capture` gives Q, K and V of a word put there, `predict` the predictions after it, `kl` compares two predictions. Two controls are as long as the difference of the two offsets in each attention head: a random direction, and the difference to a *wrong* word of the list.
+`WordSlot` holds the place of the word in each sentence: `capture` gives Q, K and V of a word put there, `predict` the predictions after it (`predict_edited`: with K, V edited there), `kl` compares two predictions. Two controls are as long as the difference of the two offsets in each attention head: a random direction, and the difference to a *wrong* word of the list.
 """
 
 
@@ -221,7 +221,8 @@ needs("9.1")
 def swap(slots, word, wrong, names):
     """KL [sentence] from the run with `word`, for some edits of the run with " her"."""
     goal, edits = slots[1].predict(ids[word]), edits_of(slots, word, wrong)
-    return {name: slots[1].kl(goal, slots[1].predict(ids[" her"], **edits[name])) for name in names}
+    edited = slots[1].predict_edited(ids[" her"], [edits[name] for name in names])
+    return {name: slots[1].kl(goal, log_p) for name, log_p in zip(names, edited)}
 
 
 def table(swaps, names):
@@ -302,7 +303,8 @@ without = {
     "without_context": {part: mean[part].expand_as(x[part]) for part in "KV"},
     "without_random": {part: x[part] - random_like(own[part], d_head, generator) for part in "KV"},
 }
-missed = {name: slots[1].kl(unedited, slots[1].predict(ids[" her"], **new)) for name, new in without.items()}
+edited = slots[1].predict_edited(ids[" her"], list(without.values()))
+missed = {name: slots[1].kl(unedited, log_p) for name, log_p in zip(without, edited)}
 for name, kl in missed.items():
     mean_kl, reach = mean_ci(kl)
     show(f"{label(name):42s} KL {mean_kl:.3f} ± {reach:.3f}")

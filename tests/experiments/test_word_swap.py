@@ -51,10 +51,12 @@ def test_predictions_are_those_of_the_whole_model_on_whole_sentences(model, slot
 
 def test_whole_k_and_v_of_another_word_give_its_predictions(slot):
     vectors = slot.capture(9)
-    patched = slot.predict(5, K=vectors["K"], V=vectors["V"])
+    vectors.pop("Q")
+    patched, only_v, nothing = slot.predict_edited(5, [vectors, {"V": vectors["V"]}, {}])
     assert float(slot.kl(slot.predict(9), patched).abs().max()) < 1e-5
     assert float(slot.kl(slot.predict(9), slot.predict(5)).min()) > 1e-3
-    assert float(slot.kl(slot.predict(9), slot.predict(5, V=vectors["V"])).min()) > 1e-4  # K is needed too
+    assert float(slot.kl(slot.predict(9), only_v).min()) > 1e-4  # K is needed too
+    assert torch.allclose(nothing, slot.predict(5), atol=1e-4)
 
 
 @pytest.mark.parametrize("part", "QKV")
@@ -71,7 +73,7 @@ def test_captured_and_replaced_part_is_that_of_the_whole_model(model, slot, part
         for layer in range(3):
             edits.enter_context(edit_qkv(model, layer, part, partial(replace, layer)))
         expected = torch.cat(log_p_of(model, 5))
-    found = slot.predict(5, **{part: new})
+    (found,) = slot.predict_edited(5, [{part: new}])
     assert torch.allclose(found.double(), expected, atol=1e-4)
     assert not torch.allclose(slot.predict(5), found, atol=1e-2)
 
@@ -91,7 +93,7 @@ def test_padding_on_the_left_and_a_head_of_its_own_change_nothing(slot, model):
     assert torch.allclose(moved.predict(5), slot.predict(5), atol=1e-4)
     handle = model.get_output_embeddings().register_forward_hook(lambda module, args, logits: 0.5 * logits.tanh())
     try:
-        found, expected = moved.predict(5, K=slot.capture(5)["K"]), torch.cat(log_p_of(model, 5))
+        found, expected = moved.predict_edited(5, [{"K": slot.capture(5)["K"]}])[0], torch.cat(log_p_of(model, 5))
     finally:
         handle.remove()
     assert torch.allclose(found.double(), expected, atol=1e-4)
@@ -108,7 +110,8 @@ def test_swaps_on_the_first_page_are_what_comes_out(smollm2):
         shift = {part: (means.capture(word)[part] - means.capture(her)[part]).mean(1, keepdim=True) for part in "KV"}
         offset = {part: x[part] + shift[part] for part in "KV"}
         deviation = {part: theirs[part] - shift[part] for part in "KV"}
-        columns.append([measured.kl(goal, measured.predict(her, **new)).mean() for new in ({}, offset, deviation)])
+        edited = measured.predict_edited(her, [{}, offset, deviation])
+        columns.append([measured.kl(goal, log_p).mean() for log_p in edited])
     for page, names in FIRST_PAGES.items():
         text = (ROOT / page).read_text(encoding="utf-8").replace("*", "").replace(",", ".")
         for name, expected in zip(names, torch.tensor(columns).T.tolist(), strict=True):

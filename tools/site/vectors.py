@@ -75,7 +75,8 @@ def swaps(model, tokenizer):
         token = token_id_of(tokenizer, word)
         other = means.capture(token)
         offset = {part: x[part] - mine[part].mean(1, keepdim=True) + other[part].mean(1, keepdim=True) for part in "KV"}
-        runs = {"unedited": unedited, "swapped": measured.predict(her, **offset), "goal": measured.predict(token)}
+        (swapped,) = measured.predict_edited(her, [offset])
+        runs = {"unedited": unedited, "swapped": swapped, "goal": measured.predict(token)}
         moved = (runs["unedited"].exp() * (runs["unedited"] - runs["swapped"])).sum(-1)  # [prediction], nats
         most = max(most, float(moved.quantile(0.9)))
         best = {run: log_p.exp().topk(N_GUESSES) for run, log_p in runs.items()}
