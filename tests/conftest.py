@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from importlib import import_module
 
 # Before torch is imported; the kernels that nbval starts inherit both.
@@ -57,12 +58,18 @@ def her_qkv(smollm2, her_batch, her_positions):
     return helpers().capture_qkv(smollm2[0], her_batch, positions=her_positions)
 
 
+@pytest.fixture(autouse=True)
+def english_again():
+    yield
+    if "helpers" in sys.modules:
+        helpers().set_language("en")
+
+
 @pytest.fixture(params=["vi", "en"])
 def language(request):
     """Each language once, set for what `helpers` says."""
     helpers().set_language(request.param)
-    yield request.param
-    helpers().set_language("en")
+    return request.param
 
 
 @pytest.fixture(scope="module")

@@ -84,4 +84,3 @@ def test_numbers_are_written_as_the_language_writes_them(capsys):
             set_language(language)
             settings.show(english, 1.5, sep="|")
             assert capsys.readouterr().out == f"{wanted}|{'1,5' if language == 'vi' else '1.5'}\n"
-    set_language("en")

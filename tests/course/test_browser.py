@@ -77,8 +77,7 @@ def explorer():
     source = next(cell.source for cell in notebook.cells if cell.source.startswith("pair = "))
     names = {"torch": torch}
     exec("\n".join(line for line in source.splitlines() if line.startswith("pair = ")), names)  # noqa: S102
-    yield offset_explorer(names["pair"])
-    set_language("en")
+    return offset_explorer(names["pair"])
 
 
 def test_a_reader_runs_notebook_02_and_the_figure_follows_the_slider(page, explorer):

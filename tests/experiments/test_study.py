@@ -19,7 +19,7 @@ from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 from transformers import tokenization_utils_base
 
-from helpers import block_histograms, capture_qkv, label, load_sentences, set_language, smile_index
+from helpers import block_histograms, capture_qkv, label, load_sentences, smile_index
 from helpers.experiments.study import StudyError, open_model, read_sentences
 from helpers.experiments.takes import takes
 from helpers.experiments.target import find_word, pieces_of, readable, word_in
@@ -33,9 +33,8 @@ HER, CUA = load_sentences("her"), load_sentences("cua")
 
 
 @pytest.fixture(autouse=True)
-def english():
+def no_figures():
     yield
-    set_language("en")
     plt.close("all")
 
 

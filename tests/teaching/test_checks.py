@@ -23,8 +23,6 @@ pytestmark = pytest.mark.filterwarnings("error")
 def new_session(monkeypatch):
     for name in ("_solved", "answered"):
         monkeypatch.setattr(checks, name, set())
-    yield
-    set_language("en")
 
 
 def hints(number, *arguments):

@@ -28,12 +28,6 @@ pytestmark = pytest.mark.filterwarnings("error")  # such as that of a missing gl
 SIZES = (12, 8, 8)
 
 
-@pytest.fixture(autouse=True)
-def english_again():
-    yield
-    set_language("en")
-
-
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
