@@ -1,6 +1,7 @@
 """The house: a small core on top of helpers, rooms below it, arrows only downwards, nothing longer than can be read."""
 
 import ast
+import re
 from itertools import chain
 from pathlib import Path
 
@@ -39,33 +40,14 @@ def test_core_is_small():
 
 
 def test_private_names_stay_in_their_file():
-    taken = [
-        f"{name(path)}:{node.lineno} {alias.name}"
-        for path in files(*HOMES)
-        for node in nodes(path, ast.ImportFrom)
-        for alias in node.names
-        if node.module and node.module.split(".")[0] in HOMES and alias.name.startswith("_")
-    ]
-    assert not taken, "\n".join(taken)
-
-
-def test_private_attributes_of_a_module_stay_in_its_file():
     taken = []
     for path in files(*HOMES):
-        imported = {
-            alias.asname or alias.name
-            for node in nodes(path, ast.ImportFrom)
-            for alias in node.names
-            if node.module and node.module.split(".")[0] in HOMES
-            and (ROOT.joinpath(*node.module.split("."), alias.name).with_suffix(".py").exists()
-                 or ROOT.joinpath(*node.module.split("."), alias.name).is_dir())
-        }  # fmt: skip
-        taken += [
-            f"{name(path)}:{node.lineno} {node.value.id}.{node.attr}"
-            for node in nodes(path, ast.Attribute)
-            if isinstance(node.value, ast.Name) and node.value.id in imported
-            if node.attr.startswith("_") and not node.attr.startswith("__")
-        ]
+        ours = [node for node in nodes(path, ast.ImportFrom) if (node.module or "").split(".")[0] in HOMES]
+        places = {alias.asname or alias.name: f"{node.module}.{alias.name}" for node in ours for alias in node.names}
+        modules = {name for name, place in places.items() if list(ROOT.glob(f"{place.replace('.', '/')}*"))}
+        found = {place.rpartition(".")[2] for place in places.values()}
+        found |= {n.attr for n in nodes(path, ast.Attribute) if getattr(n.value, "id", None) in modules}
+        taken += [f"{name(path)}: {one}" for one in found if re.match("_(?!_)", one)]
     assert not taken, "\n".join(taken)
 
 

@@ -7,7 +7,6 @@ Looked at: the Vietnamese cells of notebooks/source (beside their English partne
 every Vietnamese string of the code (the cells, `helpers`, the labels).
 """
 
-import argparse
 import ast
 import functools
 import re
@@ -18,12 +17,12 @@ import unicodedata
 import yaml
 
 from tools import course
-from tools.benchmarks.report import between, table
+from tools.benchmarks.report import between, command, pages, rewrite, stale, table
 from tools.course import ROOT, read_pairs, sources
 
 DATA = ROOT / "docs" / "glossary.yml"
 LABELS = [ROOT / "helpers" / "data" / f"{name}.toml" for name in ("labels", "messages", "claims")]
-PAGES = {"en": ROOT / "docs" / "glossary.md", "vi": ROOT / "docs" / "glossary.vi.md"}
+PAGES = pages("glossary")
 NEEDED = {"en": str, "vi": str, "note_en": str, "note_vi": str}
 OPTIONAL = {"also_en": list, "also_vi": list, "avoid": list, "everyday": bool, "first": bool}
 PATTERNS = yaml.safe_load(DATA.read_text(encoding="utf-8"))["patterns"]
@@ -66,14 +65,14 @@ def _avoided(term):
     return {row["text"]: row["in"] == "notebooks" for row in rows}
 
 
-def page(language, data):
+def page(data, text, language):
     """The page as it should be: one table for each group of terms, and what stands around the marks as it is."""
     other, heading, tables = "vi" if language == "en" else "en", data["headings"][language], ""
     for group in data["groups"]:
         rows = [(f"**{term[language]}**", term[other], term[f"note_{language}"]) for term in group["terms"]]
         rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
         tables += f"\n## {group[language]}\n\n{table(heading, rows)}\n"
-    return between(PAGES[language].read_text(encoding="utf-8"), "terms", tables)
+    return between(text, "terms", tables)
 
 
 def prose(text):
@@ -212,8 +211,8 @@ def problems_of(data, where, kind, text):
 
 def problems(data):
     """Everything: pages that are not what the data gives, and texts that do not keep to the glossary."""
-    stale = [path.name for language, path in PAGES.items() if path.read_text(encoding="utf-8") != page(language, data)]
-    found = [f"docs/{name}: is not what glossary.yml gives: run python -m tools.glossary" for name in stale]
+    old = stale(PAGES, functools.partial(page, data))
+    found = [f"docs/{path.name}: is not what glossary.yml gives: run python -m tools.glossary" for path in old]
     for where, kind, vi, en in texts():
         found += problems_of(data, where, kind, vi) + (missing_terms(data, where, vi, en) if en else [])
     for path in sources():
@@ -221,16 +220,14 @@ def problems(data):
     return found
 
 
+def check():
+    found = problems(load())
+    print("\n".join(found) or "pages and texts keep to the glossary")
+    sys.exit(bool(found))
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true")
-    data = load()
-    if parser.parse_args().check:
-        found = problems(data)
-        print("\n".join(found) or "pages and texts keep to the glossary")
-        sys.exit(bool(found))
-    for language, path in PAGES.items():
-        path.write_text(page(language, data), encoding="utf-8")
+    command(__doc__, **{"": lambda: rewrite(PAGES, functools.partial(page, load())), "--check": check})
 
 
 if __name__ == "__main__":

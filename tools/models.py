@@ -4,10 +4,10 @@ python -m tools.models
 """
 
 from helpers.capture import ADAPTERS, ARCHITECTURES
-from tools.benchmarks.report import between, table
-from tools.course import ROOT, WORDS
+from tools.benchmarks.report import between, pages, rewrite, table
+from tools.course import WORDS
 
-PAGES = {language: ROOT / "docs" / f"models{'.vi' * (language == 'vi')}.md" for language in WORDS}
+PAGES = pages("models")
 
 
 def page(text, language):
@@ -22,5 +22,4 @@ def page(text, language):
 
 
 if __name__ == "__main__":
-    for language, path in PAGES.items():
-        path.write_text(page(path.read_text(encoding="utf-8"), language), encoding="utf-8")
+    rewrite(PAGES, page)

@@ -16,7 +16,6 @@ from helpers.text import SentenceBatch, encode
 from tests.support import tiny
 from tests.support.refusal import assert_refused
 from tests.support.tiny import EVERY, LENGTHS, N_HEAD, N_LAYER, by_head, random_batch, random_model
-from tools import models
 
 PARTS, BATCH = "QKV", random_batch()
 MASK = BATCH["attention_mask"]
@@ -239,10 +238,3 @@ def test_architecture_is_refused_until_a_user_adds_it_and_never_edited_late(monk
     monkeypatch.setitem(ADAPTERS, "helium", Adapter())
     assert capture_qkv(model, BATCH).sizes == (32, 16, 16)
     assert Adapter().rotary is None  # which is never edited late
-
-
-def test_page_of_models_shows_the_data():
-    for language, path in models.PAGES.items():
-        text = path.read_text(encoding="utf-8")
-        assert models.page(text, language) == text, "python -m tools.models"
-        assert all(f"| `{kind}` |" in text for kind in ADAPTERS)

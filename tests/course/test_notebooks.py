@@ -14,26 +14,7 @@ from tools import build, course, execute
 CASES = tomllib.loads(Path(__file__).with_name("build.toml").read_text(encoding="utf-8"))
 FORK = "https://github.com/some-one/qkv.course"
 MARKED = "# Title\n\n<!-- badges: made -->\n<!-- /badges -->\n\nText.\n"
-SMALL = '''# %% [markdown] lang="vi"
-# # Một, $x^2$
-# %% [markdown] lang="en"
-r"""
-# One, $x^2$
-"""
-# %% tags=["setup"]
-from helpers import set_language
-set_language("vi")
-# %%
-from helpers import say
-print(say("tầng", "layer"))
-# %% tags=["nbval-ignore-output"]
-import ipywidgets
-ipywidgets.IntSlider()
-# %% tags=["solution"]
-%matplotlib inline
-import matplotlib.pyplot as plt
-_ = plt.plot([1, 2])
-'''
+SMALL = CASES["small"]
 # A `helpers` that the first cell finds before the real one, so that no kernel here imports torch.
 HELPERS = """
 spoken = []

@@ -1,6 +1,7 @@
 """The site: built once, served as plain files, every page opened in Chromium at the width of a phone and of a desk."""
 
 import tomllib
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,10 +22,7 @@ from tools.site import WORDS, extension
 from tools.site import build as builder
 
 WIDE = ("index", "02_cosine_and_correlation", "performance", "api")  # looked at on a desk as well, half in a language
-NO_PAGE = {
-    "",
-    *[".teaching", ".teaching.plots", ".experiments", ".survey", ".running"],
-}  # rooms hold nothing of their own
+NO_PAGE = {"", ".teaching", ".teaching.plots", ".experiments", ".survey", ".running"}  # rooms: nothing of their own
 BEHIND = (".kernels.", ".wheels.", ".teaching.checks.", ".survey.__main__")  # what nobody imports by name
 LOOK = Path(__file__).with_name("site.js").read_text(encoding="utf-8")
 SETTINGS = tomllib.loads(Path(__file__).with_name("explorer.toml").read_text(encoding="utf-8"))["settings"]
@@ -213,12 +211,8 @@ def test_a_published_address_is_linked_and_without_one_words_stay(tmp_path, monk
     known = github, f"{github}/tree/main", f"{github}/blob/main", on_colab, "https://me.github.io/qkv/"
     for address, tree, blob, colab, published in (("", "", "", "", ""), known):
         (tmp_path / "pyproject.toml").write_text(f'[tool.qkv]\nrepository = "{address}"\n', encoding="utf-8")
-        assert builder.where_published() == [
-            f"-Atree={tree}",
-            f"-Ablob={blob}",
-            f"-Acolab={colab}",
-            f"-Apublished={published}",
-        ]
+        values = {"tree": tree, "blob": blob, "colab": colab, "published": published}
+        assert builder.where_published() == [f"-A{name}={value}" for name, value in values.items()]
         page = nodes.section("", nodes.paragraph("", "", nodes.reference("", "README", refuri="repo:README.md")))
         app = SimpleNamespace(config=SimpleNamespace(html_context={"tree": tree}))
         extension.places_in_the_repository(app, page)
@@ -298,39 +292,34 @@ def test_numbers_of_the_explorer_are_those_of_helpers(open_explorers, site, sett
     mean, measure = mixed.mean(dim=0), "correlation" if state["a"] == 1 else "cosine"
     histogram = block_histograms(mixed - state["a"] % 1 * mean, (576, 192, 192))[measure][state["block"]]
     left = (1 - state["a"]) ** 2 * mean.square()
-    shares = [
-        100 * float(part.mean()) for part in (left / (left + mixed.var(dim=0, correction=0))).split((576, 192, 192))
-    ]
+    shares = (left / (left + mixed.var(dim=0, correction=0))).split((576, 192, 192))  # of Q, K, V
     smile, effective, offset = shown_numbers(page)
     assert smile == pytest.approx(float(smile_index(histogram)), abs=6e-4)
     assert effective == pytest.approx(float(effective_n(histogram, measure)), abs=6e-3, rel=6e-4)
-    assert offset == pytest.approx([shares["QKV".index(part)] for part in dict.fromkeys(state["block"])], abs=0.51)
+    assert offset == pytest.approx(
+        [100 * float(shares["QKV".index(part)].mean()) for part in dict.fromkeys(state["block"])], abs=0.51
+    )
 
 
 @pytest.mark.parametrize("language, width, dark", [("vi", 390, False), ("en", 1280, True)])
 def test_explorer_works_by_keyboard_quickly_and_from_one_host(browser, address, language, width, dark):
     page, complaints, requests = explorer(browser, address, language, width, dark)
-    look = (
-        "JSON.stringify([document.querySelector('.explorer').explorer.state, document.querySelector('.ex-pair').pair])"
-    )
-    first = page.locator(".explorer input").first
-    first.focus()
+    root = page.locator(".explorer")
+    look = partial(root.evaluate, "root => JSON.stringify([root.explorer.state, root.querySelector('.ex-pair').pair])")
+    root.locator("input").first.focus()
     done, redraws = {}, []
     for _ in range(90):
-        kind = page.evaluate(
-            "(({type, name, tagName, className}) => `${name || type || className.baseVal || tagName}`)(document.activeElement)"
-        )
-        before = page.evaluate(look)
+        kind = page.locator(":focus").evaluate("e => e.name || e.type || e.className.baseVal || e.tagName")
+        before = look()
         page.keyboard.press("ArrowLeft" if kind in ("n", "range") else "Space" if kind == "button" else "ArrowRight")
-        page.wait_for_function("!document.querySelector('.explorer').hasAttribute('aria-busy')")
-        done[kind] = done.get(kind, False) or page.evaluate(look) != before
-        redraws.append(page.evaluate("document.querySelector('.explorer').explorer.took"))
+        page.locator(".explorer:not([aria-busy])").wait_for()
+        done[kind] = done.get(kind, False) or look() != before
+        redraws.append(root.evaluate("root => root.explorer.took"))
         page.keyboard.press("Tab")
-        if not page.evaluate("document.querySelector('.explorer').contains(document.activeElement)"):
+        if not root.evaluate("root => root.contains(document.activeElement)"):
             break
-    assert {"a", "layer", "block", "word", "n", "shuffle", "range", "ex-handle", "button"} <= {
-        k for k, v in done.items() if v
-    }, done
+    moved = {kind for kind, changed in done.items() if changed}
+    assert {"a", "layer", "block", "word", "n", "shuffle", "range", "ex-handle", "button"} <= moved, done
     assert np.median(redraws) < 60, redraws
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert not complaints and all(url.startswith((address, "data:")) for url in requests)

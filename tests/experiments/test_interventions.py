@@ -115,11 +115,8 @@ def test_common_mean_leaves_out_padding_special_tokens_and_what_is_massive(model
     marked.text = real & (torch.arange(9) > 0)  # the first of each sentence as [CLS]
     for batch, text in ((BATCH, real), (marked, marked.text)):
         assert torch.equal(real_tokens(batch), text) and not interventions.massive_tokens(model, batch)[1, 3]
-        massive, qkv, found = (
-            interventions.massive_tokens(heavy, batch),
-            capture_qkv(heavy, batch),
-            interventions.common_mean(heavy, batch),
-        )
+        massive, found = interventions.massive_tokens(heavy, batch), interventions.common_mean(heavy, batch)
+        qkv = capture_qkv(heavy, batch)
         assert massive[batch["input_ids"] == rare].all() and not massive[~real].any()
         ordinary = text & ~massive
         assert int(ordinary.sum()) >= 10
@@ -146,10 +143,8 @@ def test_score_by_distance_against_a_loop(model):
     family, far = FAMILIES[model.config.model_type], 2  # half of the shortest sentence
     d_head, shared = family.d_head, N_HEAD // family.n_kv_head
     constant = torch.randn(3, family.n_kv_head * d_head, generator=torch.Generator().manual_seed(3))
-    keys, queries = (
-        interventions.after_rotary(model, BATCH, "K", instead=constant),
-        interventions.after_rotary(model, BATCH, "Q"),
-    )
+    keys = interventions.after_rotary(model, BATCH, "K", instead=constant)
+    queries = interventions.after_rotary(model, BATCH, "Q")
     found = interventions.score_by_distance(queries[1], keys[1, 0], real_tokens(BATCH), d_head)
     assert found.shape == (3, N_HEAD, far)
     for sentence, head in np.ndindex(3, N_HEAD):

@@ -8,7 +8,6 @@ import os
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from statistics import linear_regression
 
@@ -17,10 +16,10 @@ import psutil
 from helpers.settings import cache_dir
 from helpers.wheels import SMOLLM2, wheel_model_folder
 from tests.support.hub import Student, read_only_copy, running_hub
-from tools.benchmarks.report import ROOT, between, command, read, rewrite, section, store, this_machine
+from tools.benchmarks.report import between, command, pages, read, rewrite, section, store, this_machine
 
 RESULTS = Path(__file__).with_name("hub.json")
-PAGES = {"en": ROOT / "docs" / "classroom.md", "vi": ROOT / "docs" / "classroom.vi.md"}
+PAGES = pages("classroom")
 NOTEBOOK = "vi/04_cosine_smile.ipynb"
 CLASS = 40
 
@@ -52,8 +51,9 @@ def measure_class(n, cache):
     return {"users": n, "seconds": wall, "cpu": cpu, "pss": hub.most["pss"], "uss": uss, "load": load}
 
 
-def page(text, results, language):
+def page(text, language):
     """The page with what was measured made anew."""
+    results = read(RESULTS)
     rows = results["rows"]
     slope, start = linear_regression([row["users"] for row in rows], [row["pss"] / 2**20 for row in rows])
     cpu = CLASS * rows[-1]["cpu"]
@@ -62,5 +62,4 @@ def page(text, results, language):
 
 
 if __name__ == "__main__":
-    write = partial(rewrite, PAGES, lambda text, language: page(text, read(RESULTS), language))
-    command(__doc__, measure=measure, write=write)
+    command(__doc__, measure=measure, write=lambda: rewrite(PAGES, page))

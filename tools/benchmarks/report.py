@@ -25,7 +25,6 @@ from helpers.kernels.precision import full_precision
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RESULTS, GPU = HERE / "results.json", HERE / "gpu.json"
-PAGES = {"en": ROOT / "docs" / "performance.md", "vi": ROOT / "docs" / "performance.vi.md"}
 TEXT = yaml.safe_load((HERE / "words.yml").read_text(encoding="utf-8"))
 
 NOTEBOOK, TORCH, OURS = "notebook, both measures", "block_histograms, torch", "block_histograms, numba"
@@ -126,10 +125,11 @@ def goals(shapes):
     ]
 
 
-def page(text, results, language, on_gpu=None):
-    """The page with its tables made anew; `on_gpu`: what tools/prove_gpu.py wrote, or None."""
+def page(text, language):
+    """The page with its tables made anew."""
+    results = read(RESULTS)
     shapes = {shape: compared(at) for shape, at in results["shapes"].items()}
-    facts = results | {"shapes": shapes, "goals": goals(shapes), "gpu": on_gpu}
+    facts = results | {"shapes": shapes, "goals": goals(shapes), "gpu": read(GPU)}
     facts |= {"both": BOTH, "layered": (NOTEBOOK, TORCH, OURS)}
     for name in ("machine", "goals", "comparison", "growth", "gpu"):
         text = between(text, name, section(name, language, **facts))
@@ -144,10 +144,20 @@ def store(path, found):
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
+def pages(name):
+    """{language: docs/NAME.md in it}"""
+    return {"en": ROOT / "docs" / f"{name}.md", "vi": ROOT / "docs" / f"{name}.vi.md"}
+
+
+def stale(pages, page):
+    """{path: its text as `page(text, language)` gives it} of those of `pages` {language: path} that are otherwise."""
+    texts = {(language, path): path.read_text(encoding="utf-8") for language, path in pages.items()}
+    return {path: new for (language, path), text in texts.items() if (new := page(text, language)) != text}
+
+
 def rewrite(pages, page):
-    """Each of `pages` {language: path} as `page(text, language)` gives it."""
-    for language, path in pages.items():
-        path.write_text(page(path.read_text(encoding="utf-8"), language), encoding="utf-8")
+    for path, text in stale(pages, page).items():
+        path.write_text(text, encoding="utf-8")
 
 
 def command(doc, **actions):
@@ -155,9 +165,11 @@ def command(doc, **actions):
     actions.get(" ".join(sys.argv[1:]), lambda: sys.exit(doc))()
 
 
+PAGES = pages("performance")
+
 if __name__ == "__main__":
     command(
         __doc__,
         measure=lambda: import_module("tools.benchmarks.measure").measure(),  # needs what the extra "bench" has
-        write=lambda: rewrite(PAGES, lambda text, language: page(text, read(RESULTS), language, read(GPU))),
+        write=lambda: rewrite(PAGES, page),
     )
