@@ -15,7 +15,6 @@ and all other cells run.  While nbgrader grades, a wrong answer is replaced by t
 an error costs the point of its own exercise only.  What of a submission is graded at all: submissions.py.
 """
 
-import argparse
 import ast
 import os
 import re
@@ -34,7 +33,7 @@ from nbgrader.apps import NbGraderAPI
 from nbgrader.coursedir import CourseDirectory
 from traitlets.config import PyFileConfigLoader
 
-from tools.course import LANGUAGES, ROOT, assemble, sources
+from tools.course import LANGUAGES, ROOT, assemble, folder_named, sources
 
 # nbgrader calls alembic by its name, which is found only where the environment was activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -239,10 +238,7 @@ def build(folder, languages=LANGUAGES):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "class", help="default: build/class")
-    folder = parser.parse_args().folder.resolve()
-    build(folder)
+    build(folder := folder_named(__doc__, "class"))
     print(f"instructor versions: {folder}/source\nstudent versions:    {folder}/release")
     print(f"next:                cd {folder} && nbgrader release_assignment 02_cosine_and_correlation-en")
 

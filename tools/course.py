@@ -5,6 +5,7 @@ pairs; code cells are shared, but for the argument of `set_language`.  The cell 
 replaced by source/setup_cell.py.  The address of the repository stands in pyproject.toml, [tool.qkv].
 """
 
+import argparse
 import ast
 import functools
 import hashlib
@@ -193,6 +194,13 @@ def readmes():
             raise ValueError(f"{name}: expected one line <!-- badges --> and after it <!-- /badges -->")
         wanted[path] = "".join([parts[0], parts[1], f"\n{line}\n\n" if line else "", parts[2]])
     return wanted
+
+
+def folder_named(doc, name):
+    """The folder that the command line names, else build/NAME."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / name, help=f"default: build/{name}")
+    return parser.parse_args().folder.resolve()
 
 
 def stored(path, language):

@@ -15,7 +15,6 @@ What becomes a slide follows from rules alone, so no notebook carries slide meta
 The plans of docs/teaching.md get a deck each: the sections that they name, under their minutes.
 """
 
-import argparse
 import math
 import re
 import shutil
@@ -28,7 +27,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
-from tools.course import LANGUAGES, PREDICTION, ROOT, only_imports, sources, stored
+from tools.course import LANGUAGES, PREDICTION, ROOT, folder_named, only_imports, sources, stored
 from tools.execute import pictures, seen_in
 
 WIDTH, HEIGHT = 1280, 720
@@ -250,9 +249,7 @@ def build(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "slides", help="default: build/slides")
-    build(folder := parser.parse_args().folder.resolve())
+    build(folder := folder_named(__doc__, "slides"))
     print(f"slides: {folder}/index.html (arrow keys move, S opens the speaker's view, F fills the screen)")
 
 

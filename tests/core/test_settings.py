@@ -16,10 +16,7 @@ from tests.support.tiny import random_model, word_tokenizer
 
 REFUSED = tomllib.loads(Path(__file__).with_name("refused.toml").read_text(encoding="utf-8"))["refused"]
 TOKENIZER = word_tokenizer(["<pad>", "<unk>", "I", "saw", "again", "her", "met", "today"], pad_token="<pad>")
-MAKE = {
-    "x": torch.ones,
-    "similarity": torch.ones,
-    "shares": torch.ones,
+MAKE = dict.fromkeys(("x", "similarity", "shares"), torch.ones) | {
     "edges": partial(torch.linspace, -1, 1),
     "histogram": lambda bins: helpers.block_histograms(torch.ones(3, 6), (2, 2, 2), bins=bins)["cosine"]["QQ"],
     "tokenizer": {"words": TOKENIZER}.get,

@@ -105,13 +105,11 @@ def test_a_class_on_one_hub_reads_one_cache_and_its_idle_servers_are_stopped(tmp
     assert 0.2 < running.peaks["an"]["pss"] / 2**30 < limit, running.peaks
 
 
-@pytest.mark.parametrize(
-    ("notebooks", "mode", "said"),
-    [
-        ("vi", 0o644, r"no vi/\*\.ipynb.*NOTEBOOKS in jupyterhub_config\.py"),
-        (ROOT / "notebooks", 0o664, r"change \S+/weights: chmod -R a\+rX,go-w"),
-    ],
-)
+WITHOUT = ("vi", 0o644, r"no vi/\*\.ipynb.*NOTEBOOKS in jupyterhub_config\.py")
+OPEN = (ROOT / "notebooks", 0o664, r"change \S+/weights: chmod -R a\+rX,go-w")
+
+
+@pytest.mark.parametrize(("notebooks", "mode", "said"), [WITHOUT, OPEN])
 def test_a_server_without_notebooks_or_with_an_open_cache_stays_out(notebooks, mode, said, tmp_path):
     weights = tmp_path / "cache" / "weights"
     weights.parent.mkdir(mode=0o755)

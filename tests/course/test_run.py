@@ -135,12 +135,7 @@ def test_working_copies_follow_the_notebooks_until_a_reader_changes_them(tmp_pat
     assert hand_out(notebooks, work) == [] and nbformat.read(vi, 4).cells[0].source == "hai"
 
 
-LOCALES = {
-    "LANG=vi_VN.UTF-8 LANGUAGE=": "vi",
-    "LANG=vi_VN LC_ALL=en_US": "en",
-    "LANG=en_US LANGUAGE=vi": "vi",
-    "": "en",
-}
+LOCALES = {"LANG=vi_VN.UTF-8": "vi", "LANG=vi_VN LC_ALL=en_US": "en", "LANG=en_US LANGUAGE=vi": "vi", "": "en"}
 
 
 @pytest.mark.parametrize("locales", LOCALES)

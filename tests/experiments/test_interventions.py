@@ -11,7 +11,7 @@ from helpers import attention_modules, capture_qkv, edit_qkv
 from helpers.experiments import interventions
 from helpers.experiments.interventions import edit_attention, edit_layers, effect, predict, real_tokens
 from tests.support.refusal import assert_refused
-from tests.support.tiny import CAUSAL, FAMILIES, LENGTHS, N_HEAD, language_model, random_batch, random_model
+from tests.support.tiny import CAUSAL, FAMILIES, LENGTHS, N_HEAD, language_model, log_p, random_batch, random_model
 
 BATCH = random_batch()
 
@@ -21,25 +21,17 @@ def model(request):
     return language_model(request.param)
 
 
-def log_probabilities(model):
-    """float64 `[prediction, vocabulary]` of each sentence."""
-    with torch.no_grad():
-        logits = model(**BATCH).logits.double().numpy()
-    logits -= np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    return [rows[: length - 1] for rows, length in zip(logits, LENGTHS, strict=True)]
-
-
 def kl(p, q):
     """KL(p || q) of logarithms `[prediction, vocabulary]`, mean over the predictions."""
     return (np.exp(p) * (p - q)).sum(-1).mean()
 
 
 def test_effect_equals_numpy_on_the_whole_logits(model):
-    plain, before = log_probabilities(model), predict(model, BATCH)
+    plain, before = log_p(model, BATCH), predict(model, BATCH)
     with edit_layers(model, "K", lambda k, layer: k):
         assert not effect(model, BATCH, before).any()
     with edit_qkv(model, 1, "V", lambda v, _: 2 * v):
-        found, edited = effect(model, BATCH, before), log_probabilities(model)
+        found, edited = effect(model, BATCH, before), log_p(model, BATCH)
     assert np.allclose(found, list(map(kl, plain, edited)), rtol=0, atol=1e-5) and float(found.min()) > 1e-3
     mean = np.log(np.exp(np.concatenate(plain)).mean(axis=0))  # of all predictions: it knows no context
     assert np.allclose(interventions.context_free(before, BATCH), [kl(p, mean) for p in plain], atol=1e-5)
@@ -182,7 +174,7 @@ HEADS = {"bert": {"is_decoder": True}, "gemma2": {"final_logit_softcapping": 0.0
 def test_predictions_are_the_models_own_whatever_its_head_does(name):
     """A dense layer before the output embeddings, a soft cap or a scale behind them."""
     model = random_model(name, "AutoModelForCausalLM", **HEADS[name])
-    assert np.allclose(predict(model, BATCH).p, np.exp(np.concatenate(log_probabilities(model))), atol=1e-5)
+    assert np.allclose(predict(model, BATCH).p, np.exp(np.concatenate(log_p(model, BATCH))), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -11,7 +11,7 @@ import torch
 from helpers import capture_qkv, edit_qkv, encode, find_token, load_sentences, token_id_of
 from helpers.experiments.word_swap import WordSlot
 from tests.support.refusal import assert_refused
-from tests.support.tiny import CAUSAL, LENGTHS, language_model, random_batch
+from tests.support.tiny import CAUSAL, language_model, log_p, random_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_PAGES = {"README.md": ("nothing", "offset", "deviations"), "README.vi.md": ("không", "độ dời", "độ lệch")}
@@ -31,10 +31,8 @@ def with_word(word):
 
 def log_p_of(model, word):
     """By the whole model on whole sentences: float64 `[token after the word, but for the last; vocabulary]` of each."""
-    with torch.no_grad():
-        log_p = model(**with_word(word)).logits.double().log_softmax(dim=-1)
-    places = zip(log_p, POSITIONS.tolist(), LENGTHS, strict=True)
-    return [rows[place + 1 : length - 1] for rows, place, length in places]
+    every = map(torch.from_numpy, log_p(model, with_word(word)))
+    return [rows[place + 1 :] for rows, place in zip(every, POSITIONS.tolist(), strict=True)]
 
 
 @pytest.fixture

@@ -60,6 +60,14 @@ def random_batch(lengths=LENGTHS, seed=1):
     return SentenceBatch({"input_ids": ids * mask, "attention_mask": mask})
 
 
+def log_p(model, batch):
+    """By NumPy of what a model gives for a `random_batch`: float64 `[prediction, vocabulary]` of each sentence."""
+    with torch.no_grad():
+        logits = model(**batch).logits.double().numpy()
+    logits -= np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    return [rows[: length - 1] for rows, length in zip(logits, LENGTHS, strict=True)]
+
+
 def word_tokenizer(words, **special):
     """A tokenizer whose tokens are whole words, with ids in the order given; "<unk>" must be one of them."""
     backend = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))

@@ -7,7 +7,6 @@ Nothing is executed and nothing is fetched.  Every docs/NAME.md with its docs/NA
 every stored notebook; their links, written for the repository, are turned into links of the site.
 """
 
-import argparse
 import functools
 import re
 import shutil
@@ -23,7 +22,7 @@ from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
 from tools import glossary
-from tools.course import LANGUAGES, ROOT, on_colab, read_address
+from tools.course import LANGUAGES, ROOT, folder_named, on_colab, read_address
 from tools.execute import opened, pictures, seen_in
 from tools.site import WORDS, predictions, vectors
 from tools.standalone import write as write_standalone
@@ -267,9 +266,7 @@ def build(folder):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "site")
-    folder = parser.parse_args().folder
+    folder = folder_named(__doc__, "site")
     try:
         build(folder)
     except ValueError as error:

@@ -36,13 +36,10 @@ def captured(model, tokenizer):
     x, row = everything.joined(), torch.arange(len(her))  # [layer, sample, token, F]
     water = encode(tokenizer, load_sentences("water"))
     cua = find_word(model, tokenizer, load_sentences("cua"), "của", piece="last")
-    taken = {
-        "water": (water, find_token(water, token_id_of(tokenizer, " water"))),
-        "cua": (cua.batch, cua.positions),
-    }
+    of_water = find_token(water, token_id_of(tokenizer, " water"))
     found = {"her": x[:, row, her], "control": x[:, row, control_positions(batch, her)]}
-    for name, (batch, positions) in taken.items():
-        found[name] = capture_qkv(model, batch, positions=positions).joined()
+    found["water"] = capture_qkv(model, water, positions=of_water).joined()
+    found["cua"] = capture_qkv(model, cua.batch, positions=cua.positions).joined()
     return found, everything.sizes
 
 
@@ -105,15 +102,9 @@ def write(folder):
     text = tomllib.loads((HERE / "text.toml").read_text(encoding="utf-8"))
     labels = {name: dict(zip(LANGUAGES, text.pop(f"word_{name}"))) for name in words}
     n_layer, n, _ = words["her"].shape
-    data = {
-        "model": model.provenance,
-        "layers": n_layer,
-        "n": n,
-        "sizes": sizes,
-        "shuffles": SHUFFLES,
-        "words": [{"name": name, "label": labels[name]} for name in words],
-        "text": {language: {key: pair[i] for key, pair in text.items()} for i, language in enumerate(LANGUAGES)},
-    }
+    data = {"model": model.provenance, "layers": n_layer, "n": n, "sizes": sizes, "shuffles": SHUFFLES}
+    data["words"] = [{"name": name, "label": labels[name]} for name in words]
+    data["text"] = {language: {key: pair[i] for key, pair in text.items()} for i, language in enumerate(LANGUAGES)}
     for name, content in (("data", data), ("swap", swaps(model, tokenizer))):
         (folder / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
