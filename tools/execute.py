@@ -1,5 +1,6 @@
 """Execute notebooks, several kernels at a time; used by tools.run and tools.build."""
 
+import atexit
 import base64
 import io
 import os
@@ -59,8 +60,7 @@ def seen_in(picture):
 
 def execute_in_turn(jobs, after_cell):
     """Execute jobs in one kernel, emptied before each: what they import is loaded once.  Returns the jobs."""
-    client = "jupyter_client.asynchronous.AsyncKernelClient"
-    kernel = KernelManager(kernel_name="python3", client_class=client)
+    kernel = KernelManager(kernel_name="python3", client_class="jupyter_client.asynchronous.AsyncKernelClient")
     options = {"timeout": 600, "extra_arguments": ["--log-level=40"], "record_timing": False, "coalesce_streams": True}
     options["on_cell_executed"] = lambda **_: after_cell()
     try:
@@ -68,12 +68,14 @@ def execute_in_turn(jobs, after_cell):
             if kernel.has_kernel:
                 empty = f"%reset -f\n%cd -q {job.folder}\nget_ipython().execution_count = 0"
                 job.notebook.cells.insert(0, nbformat.v4.new_code_cell(empty, id="empty"))
+            where = {"metadata": {"path": str(job.folder)}}
+            client = NotebookClient(job.notebook, km=kernel, resources=where, **options)
             try:
-                folder = {"metadata": {"path": str(job.folder)}}
-                NotebookClient(job.notebook, km=kernel, resources=folder, **options).execute()
+                client.execute()
                 job.took = sum(psutil.Process(kernel.provisioner.pid).cpu_times()[:4])  # with its children's
             except Exception as error:  # noqa: BLE001 - of whatever kind, it belongs to this notebook
                 job.error = error
+            atexit.unregister(client._cleanup_kernel)  # which nbclient forgets where the kernel was killed
             job.notebook.metadata["language_info"] = {"name": "python"}
             job.notebook.metadata.pop("widgets", None)
             job.notebook.cells = [cell for cell in job.notebook.cells if cell.id != "empty"]
