@@ -202,7 +202,6 @@ def edits_of(slots, word, wrong):
     moved = {part: (offset[part] - x[part])[:, :1] for part in "KV"}  # [layer, 1, feature]
     wrongly = {part: (swap_offset(x[part], mine[part], third[part]) - x[part])[:, :1] for part in "KV"}
     return {
-        "unedited": {},
         "offset_swapped": offset,
         "only_k": {"K": offset["K"]},
         "only_v": {"V": offset["V"]},
@@ -219,10 +218,11 @@ needs("9.1")
 
 
 def swap(slots, word, wrong, names):
-    """KL [sentence] from the run with `word`, for some edits of the run with " her"."""
+    """KL [sentence] from the run with `word`, for the run with " her" as it is and under some edits."""
     goal, edits = slots[1].predict(ids[word]), edits_of(slots, word, wrong)
     edited = slots[1].predict_edited(ids[" her"], [edits[name] for name in names])
-    return {name: slots[1].kl(goal, log_p) for name, log_p in zip(names, edited)}
+    runs = {"unedited": slots[1].predict(ids[" her"])} | dict(zip(names, edited))
+    return {name: slots[1].kl(goal, log_p) for name, log_p in runs.items()}
 
 
 def table(swaps, names):
@@ -232,11 +232,11 @@ def table(swaps, names):
 
 
 slots, controls = halves(model), ("wrong_word", "random_draw")
-names = ("unedited", "offset_swapped", "only_k", "only_v", "deviation_swapped", *controls)
+names = ("offset_swapped", "only_k", "only_v", "deviation_swapped", *controls)
 swaps = {word: swap(slots, word, wrong, names) for word, wrong in zip(WORDS, (*WORDS[1:], WORDS[0]))}
 patched = swap(slots, WORDS[-1], " him", ("full_patch",))["full_patch"]
 assert float(patched.abs().max()) < 1e-5  # the edit is right
-table(swaps, names)
+table(swaps, ("unedited", *names))
 
 # %%
 needs("9.1")
@@ -246,7 +246,7 @@ figure = plot_swap({w: {name: kl[name] for name in shown} for w, kl in swaps.ite
 
 # %%
 needs("9.1")
-removed = {name: [1 - float(kl[name].mean() / kl["unedited"].mean()) for kl in swaps.values()] for name in names[1:]}
+removed = {name: [1 - float(kl[name].mean() / kl["unedited"].mean()) for kl in swaps.values()] for name in names}
 interval = {}
 for name, shares in removed.items():
     mean, reach = mean_ci(shares)
@@ -262,14 +262,14 @@ torch.manual_seed(0)
 fewer = copy.deepcopy(model.config)
 fewer.num_hidden_layers = max(1, n_layer // 3)
 untrained = halves(type(model)(fewer).to(model.device).eval())  # the same architecture, random weights
-origin = ("unedited", "offset_swapped", "only_layer_0")
+origin = ("offset_swapped", "only_layer_0")
 needs("9.1")
-trained = {**swaps[" water"], **swap(slots, " water", " him", origin[2:])}
+trained = {**swaps[" water"], **swap(slots, " water", " him", origin[1:])}
 sides = (
     (say("đã luyện", "trained"), trained),
     (say("chưa luyện", "untrained"), swap(untrained, " water", " him", origin)),
 )
-table(dict(sides), origin)
+table(dict(sides), ("unedited", *origin))
 
 # %% [markdown] lang="vi"
 r"""

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from helpers import label
 from tools import build, course
 from tools.course import texts
 
@@ -247,3 +248,12 @@ def test_statements_name_sections_that_exist_and_quote_what_was_printed_there(la
             assert any(re.search(whole, text) for text in printed), f"{item['title']}: {quote}"
         unquoted = re.sub(r"`[^`]+`|\$[^$]+\$", "", f"{item['came_out']} {item['why']}")
         assert FIGURE.findall(unquoted) == [], item["title"]
+
+
+def test_swaps_on_the_first_page_are_those_that_notebook_09_printed(language):
+    page = (course.ROOT / f"README{'.vi' * (language == 'vi')}.md").read_text(encoding="utf-8").replace("*", "")
+    rows = re.findall(r"^\| [^|]+ \|((?: \d[.,]\d\d \|){5})$", page, re.MULTILINE)
+    for key, shown in zip(("unedited", "offset_swapped", "deviation_swapped"), rows, strict=True):
+        (printed,) = re.findall(rf"{re.escape(label(key))} ((?:\d[.,]\d{{3}} ){{5}})", printed_by("09", language))
+        numbers = (re.findall(r"\d[.,]\d+", text.replace(",", ".")) for text in (shown, printed))
+        assert list(map(float, next(numbers))) == pytest.approx(list(map(float, next(numbers))), abs=0.0051)
