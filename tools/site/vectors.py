@@ -66,14 +66,16 @@ def swaps(model, tokenizer):
         for ids, at in zip(rows, positions)
     ]
     x, mine = measured.capture(her), means.capture(her)
-    unedited, most = measured.predict(her), 0.0
-    counts = [len(ids) - at - 2 for ids, at in zip(rows, positions)]  # predictions after the word
-    for word in SWAPPED:
-        token = token_id_of(tokenizer, word)
+    tokens = [token_id_of(tokenizer, word) for word in SWAPPED]
+
+    def with_offset(token):
         other = means.capture(token)
-        offset = {part: x[part] - mine[part].mean(1, keepdim=True) + other[part].mean(1, keepdim=True) for part in "KV"}
-        (swapped,) = measured.predict_edited(her, [offset])
-        runs = {"unedited": unedited, "swapped": swapped, "goal": measured.predict(token)}
+        return {part: x[part] - mine[part].mean(1, keepdim=True) + other[part].mean(1, keepdim=True) for part in "KV"}
+
+    edited, most = measured.predict_edited(her, list(map(with_offset, tokens))), 0.0
+    counts = [len(ids) - at - 2 for ids, at in zip(rows, positions)]  # predictions after the word
+    for word, token, swapped in zip(SWAPPED, tokens, edited):
+        runs = {"unedited": measured.predict(her), "swapped": swapped, "goal": measured.predict(token)}
         moved = (runs["unedited"].exp() * (runs["unedited"] - runs["swapped"])).sum(-1)  # [prediction], nats
         most = max(most, float(moved.quantile(0.9)))
         best = {run: log_p.exp().topk(N_GUESSES) for run, log_p in runs.items()}
