@@ -43,11 +43,11 @@ def test_private_names_stay_in_their_file():
     taken = []
     for path in files(*HOMES):
         ours = [node for node in nodes(path, ast.ImportFrom) if (node.module or "").split(".")[0] in HOMES]
-        places = {alias.asname or alias.name: f"{node.module}.{alias.name}" for node in ours for alias in node.names}
-        modules = {name for name, place in places.items() if list(ROOT.glob(f"{place.replace('.', '/')}*"))}
-        found = {place.rpartition(".")[2] for place in places.values()}
-        found |= {n.attr for n in nodes(path, ast.Attribute) if getattr(n.value, "id", None) in modules}
-        taken += [f"{name(path)}: {one}" for one in found if re.match("_(?!_)", one)]
+        imported = [(alias, ROOT.joinpath(*n.module.split("."), alias.name)) for n in ours for alias in n.names]
+        modules = {a.asname or a.name for a, to in imported if to.is_dir() or to.with_suffix(".py").exists()}
+        taken += [f"{name(path)}: {alias.name}" for alias, _ in imported if alias.name.startswith("_")]
+        read = {node.attr for node in nodes(path, ast.Attribute) if getattr(node.value, "id", None) in modules}
+        taken += [f"{name(path)}: {attribute}" for attribute in read if re.match("_(?!_)", attribute)]
     assert not taken, "\n".join(taken)
 
 

@@ -1,9 +1,7 @@
-// Every slide as it is when one stands on it; MathJax has set every formula by then.  Of a plan its own slides, which
-// begin with their minutes: the others are those of the decks.
-async plan => {
+// Every slide as it is when one stands on it; MathJax has set every formula by then.
+async () => {
   await MathJax.startup.promise;
-  const own = slide => !plan || /^\d+[–-]\d+/.test(slide.textContent.trim());
-  return Reveal.getSlides().filter(own).map(slide => {
+  return Reveal.getSlides().map(slide => {
     const at = Reveal.getIndices(slide);
     Reveal.slide(at.h, at.v);
     slide.querySelectorAll('.fragment').forEach(part => part.classList.add('visible'));

@@ -19,6 +19,8 @@ GPU = SAID["gpu"]
 @pytest.mark.parametrize("of", (report, hub, models), ids=lambda of: of.__name__)
 def test_the_pages_show_the_stored_measurements_and_architectures(of):
     assert report.stale(of.PAGES, of.page) == {}, f"python -m {of.__name__} write"
+    for path in models.PAGES.values():
+        assert all(f"| `{kind}` |" in path.read_text(encoding="utf-8") for kind in models.ADAPTERS)
 
 
 @pytest.mark.parametrize("language", ("en", "vi"))

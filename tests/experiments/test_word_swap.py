@@ -45,8 +45,8 @@ def test_predictions_are_those_of_the_whole_model_on_whole_sentences(model, slot
 
 def test_whole_k_and_v_of_another_word_give_its_predictions(slot):
     vectors = slot.capture(9)
-    vectors.pop("Q")
-    patched, only_v, nothing = slot.predict_edited(5, [vectors, {"V": vectors["V"]}, {}])
+    both = {part: vectors[part] for part in "KV"}
+    patched, only_v, nothing = slot.predict_edited(5, [both, {"V": vectors["V"]}, {}])
     assert float(slot.kl(slot.predict(9), patched).abs().max()) < 1e-5
     assert float(slot.kl(slot.predict(9), slot.predict(5)).min()) > 1e-3
     assert float(slot.kl(slot.predict(9), only_v).min()) > 1e-4  # K is needed too

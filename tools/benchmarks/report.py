@@ -156,6 +156,7 @@ def stale(pages, page):
 
 
 def rewrite(pages, page):
+    """Write those that are `stale`."""
     for path, text in stale(pages, page).items():
         path.write_text(text, encoding="utf-8")
 

@@ -72,10 +72,11 @@ def swaps(model, tokenizer):
         other = means.capture(token)
         return {part: x[part] - mine[part].mean(1, keepdim=True) + other[part].mean(1, keepdim=True) for part in "KV"}
 
-    edited, most = measured.predict_edited(her, list(map(with_offset, tokens))), 0.0
+    edited = measured.predict_edited(her, list(map(with_offset, tokens)))
+    unedited, most = measured.predict(her), 0.0
     counts = [len(ids) - at - 2 for ids, at in zip(rows, positions)]  # predictions after the word
     for word, token, swapped in zip(SWAPPED, tokens, edited):
-        runs = {"unedited": measured.predict(her), "swapped": swapped, "goal": measured.predict(token)}
+        runs = {"unedited": unedited, "swapped": swapped, "goal": measured.predict(token)}
         moved = (runs["unedited"].exp() * (runs["unedited"] - runs["swapped"])).sum(-1)  # [prediction], nats
         most = max(most, float(moved.quantile(0.9)))
         best = {run: log_p.exp().topk(N_GUESSES) for run, log_p in runs.items()}
