@@ -13,13 +13,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from itertools import compress
 from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
-from bs4 import BeautifulSoup
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
+from sphinx.cmd.build import build_main as sphinx
 
 from tools import glossary
 from tools.course import LANGUAGES, ROOT, folder_named, on_colab, read_address
@@ -206,23 +208,9 @@ def assemble(language, pages, tree):
 
 
 def index_for_search(folder):
-    """Pagefind's index of the pages in `folder`, put beside them.
-
-    Pagefind finds ộ by o, but not đ by d, since Unicode does not take đ apart.  So it reads copies in which each
-    paragraph carries its words with đ once more, with d and behind an invisible sign by which site.js leaves them
-    out of what is shown.
-    """
-    with tempfile.TemporaryDirectory() as copies:
-        for path in folder.glob("*.html"):
-            page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-            for block in page.select("[data-pagefind-body] :is(p, li, td, th, dt, h1, h2, h3, h4)"):
-                own = "" if block.select_one("p, li, td") else block.get_text()
-                words = {"\u2063" + word.lower().replace("đ", "d") for word in re.findall(r"\w*[đĐ]\w*", own)}
-                if words:
-                    block["data-pagefind-index-attrs"], block["data-with-d"] = "data-with-d", " ".join(sorted(words))
-            Path(copies, path.name).write_text(str(page), encoding="utf-8")
-        options = ["--site", copies, "--output-path", folder / "pagefind", "--exclude-selectors", ".headerlink"]
-        subprocess.run([sys.executable, "-m", "pagefind", *options, "--keep-index-url", "--silent"], check=True)
+    """Pagefind's index of the pages in `folder`, put beside them."""
+    options = ["--site", folder, "--output-path", folder / "pagefind", "--exclude-selectors", ".headerlink"]
+    subprocess.run([sys.executable, "-m", "pagefind", *options, "--keep-index-url", "--silent"], check=True)
     for unused in ("ui", "modular-ui", "highlight"):
         for path in (folder / "pagefind").glob(f"pagefind-{unused}.*"):
             path.unlink()
@@ -244,14 +232,14 @@ def build(folder):
         raise ValueError(f"{folder} holds something else than a site: name an empty folder")
     pages, published = find_pages(), where_published()
     with tempfile.TemporaryDirectory() as temporary:
-        builds = {}
+        commands = []
         for language in LANGUAGES:
             here = Path(temporary) / language
             assemble(language, pages, here / "pages")
             options = ["-q", "-W", "--keep-going", "-c", HERE, "-t", language, "-d", here / "doctrees", *published]
-            command = [sys.executable, "-m", "sphinx", "-b", "html", *options, here / "pages", here / "html"]
-            builds[language] = subprocess.Popen(command, cwd=ROOT)  # where `helpers` and `tools` are
-        failed = [language for language, process in builds.items() if process.wait()]
+            commands.append([*map(str, ["-b", "html", *options, here / "pages", here / "html"])])
+        with ProcessPoolExecutor() as workers:  # forked, where that can be: what autodoc reads is imported
+            failed = [*compress(LANGUAGES, workers.map(sphinx, commands))]
         if failed:
             raise ValueError(f"Sphinx found something wrong ({', '.join(failed)}): see the warnings above")
         shutil.rmtree(folder, ignore_errors=True)
