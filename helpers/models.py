@@ -14,7 +14,6 @@ import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.utils import validate_repo_id
-from transformers.quantizers import AutoHfQuantizer
 
 from helpers.settings import first_line, message
 from helpers.wheels import WHEEL_MODELS, hub, wheel_model_folder
@@ -132,7 +131,7 @@ def _pretrained(source, device, dtype, *, title, revision=None, download=False):
             config = transformers.AutoConfig.from_pretrained(source, **options)
             part, quantised = message("weights"), getattr(config, "quantization_config", None)
             # its numbers would be read as they are
-            if quantised and not AutoHfQuantizer.supports_quant_method(quantised):
+            if quantised and not transformers.quantizers.AutoHfQuantizer.supports_quant_method(quantised):
                 raise OSError(message("quantised", version=transformers.__version__, method=quantised))
             architecture = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModelForCausalLM)
             if config.model_type == "t5":  # its encoder is what is captured, and runs without a text for the decoder
