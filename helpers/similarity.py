@@ -11,6 +11,7 @@
 import math
 import warnings
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -224,15 +225,15 @@ def product_histograms(layers, sizes, *, n_samples, measures=MEASURES, bins=100,
 def _histograms(counts, mean, std, above, sizes, measures, batch, n_samples, threshold):
     """`[measure, block, layer]`, counts with bins, as `{measure: BlockHistograms}`."""
     edges = torch.linspace(-1, 1, counts.shape[-1] + 1, dtype=torch.float64, device=counts.device)
-    total = n_block_pairs(sizes)
     counts = counts.reshape(*counts.shape[:2], *batch, -1)
     mean, std, above = (values.reshape(*values.shape[:2], *batch) for values in (mean, std, above))
-    result = {}
-    for m, measure in enumerate(measures):
-        blocks = {}
-        for b, block in enumerate(BLOCKS):
-            n_defined = counts[m, b].sum(-1)  # [...]
-            n_pairs, found = torch.full_like(n_defined, total[block]), (mean[m, b], std[m, b], above[m, b])
-            blocks[block] = BlockHistogram(counts[m, b], *found, n_pairs, n_pairs - n_defined, edges)
-        result[measure] = BlockHistograms(measure, blocks, edges, n_samples, threshold)
-    return result
+    n_defined = counts.sum(-1)  # [measure, block, ...]
+    total = torch.tensor([*n_block_pairs(sizes).values()], device=counts.device).view(-1, *[1] * len(batch))
+    n_pairs = total.expand_as(n_defined).clone()
+    found = counts, mean, std, above, n_pairs, n_pairs - n_defined
+    return {
+        measure: BlockHistograms(
+            measure, dict(zip(BLOCKS, map(BlockHistogram, *of_measure, repeat(edges)))), edges, n_samples, threshold
+        )
+        for measure, *of_measure in zip(measures, *found)
+    }
