@@ -61,7 +61,8 @@ def test_cores_and_free_memory_limit_how_many_run_at_once(monkeypatch):
 
 
 def test_interrupt_leaves_no_kernel(tmp_path):
-    code = (
+    code = (  # what a shell starts in the background ignores Ctrl-C, and so would this
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         f"from {__name__} import SLEEP, job, run; from pathlib import Path; run.ROOT = folder = Path({str(tmp_path)!r});"
         "run.jobs = lambda: [job(title, SLEEP, folder) for title in ('vi/a', 'vi/b', 'en/c')]; run.main()"
     )
