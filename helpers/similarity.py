@@ -230,10 +230,6 @@ def _histograms(counts, mean, std, above, sizes, measures, batch, n_samples, thr
     n_defined = counts.sum(-1)  # [measure, block, ...]
     total = torch.tensor([*n_block_pairs(sizes).values()], device=counts.device).view(-1, *[1] * len(batch))
     n_pairs = total.expand_as(n_defined).clone()
-    found = counts, mean, std, above, n_pairs, n_pairs - n_defined
-    return {
-        measure: BlockHistograms(
-            measure, dict(zip(BLOCKS, map(BlockHistogram, *of_measure, repeat(edges)))), edges, n_samples, threshold
-        )
-        for measure, *of_measure in zip(measures, *found)
-    }
+    found = zip(counts, mean, std, above, n_pairs, n_pairs - n_defined)  # of each measure
+    blocks = [dict(zip(BLOCKS, map(BlockHistogram, *of_block, repeat(edges)))) for of_block in found]
+    return {m: BlockHistograms(m, of_measure, edges, n_samples, threshold) for m, of_measure in zip(measures, blocks)}

@@ -23,6 +23,7 @@ import pytest
 import torch
 from filelock import FileLock
 from pyarrow import parquet
+from tqdm.std import TRLock, tqdm
 
 from helpers import block_histograms, capture_qkv, control_positions, encode, find_token, load_model
 from helpers.experiments.study import StudyError
@@ -226,6 +227,7 @@ def test_twenty_kills_at_random_moments_leave_the_same_table(tiny, tmp_path):
     survey(tiny, "her", tmp_path / "undisturbed.parquet", **work)
     before, moments_of_death = (tmp_path / "undisturbed.parquet").read_bytes(), set()
     fork = multiprocessing.get_context("fork").Process  # of this process, which has imported everything
+    tqdm.set_lock(TRLock())  # the one that processes share stays locked when its holder is killed
     for _ in range(20):
         process = fork(target=survey, args=(tiny, "her", out), kwargs=work)
         wanted = len(parts_of(out)) + rng.randint(-1, 6)
