@@ -231,5 +231,5 @@ def _histograms(counts, mean, std, above, sizes, measures, batch, n_samples, thr
     total = torch.tensor([*n_block_pairs(sizes).values()], device=counts.device).view(-1, *[1] * len(batch))
     n_pairs = total.expand_as(n_defined).clone()
     found = zip(counts, mean, std, above, n_pairs, n_pairs - n_defined)  # of each measure
-    blocks = [dict(zip(BLOCKS, map(BlockHistogram, *of_block, repeat(edges)))) for of_block in found]
-    return {m: BlockHistograms(m, of_measure, edges, n_samples, threshold) for m, of_measure in zip(measures, blocks)}
+    found = [dict(zip(BLOCKS, map(BlockHistogram, *of_measure, repeat(edges)))) for of_measure in found]
+    return {m: BlockHistograms(m, blocks, edges, n_samples, threshold) for m, blocks in zip(measures, found)}

@@ -78,7 +78,7 @@ def words_with_d(app, doctree, docname):
     """
     for block in doctree.findall(lambda node: isinstance(node, (nodes.paragraph, nodes.title, nodes.term))):
         texts = (text for text in block.findall(nodes.Text) if not isinstance(text.parent, nodes.raw))
-        words = set(re.findall(r"\w*đ\w*", "\n".join(texts).lower()))
+        words = set(re.findall(r"\w*đ\w*", "".join(texts).lower()))
         if words:
             with_d = " ".join(f"\u2063{word.replace('đ', 'd')}" for word in sorted(words))
             carried = f'<span data-pagefind-index-attrs="data-with-d" data-with-d="{with_d}"></span>'
