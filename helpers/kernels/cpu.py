@@ -86,15 +86,16 @@ def _standardise(x, columns, limit, y, f, sums, first, last):
 
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
-def _product(rows, columns, n, p):
-    """Add rows^T columns, float32 panels, flat `[token, WIDTH]`, to p, flat `[WIDTH, WIDTH]`.
+def _product(rows, columns, first, last, p):
+    """rows^T columns over tokens `first` to `last`, flat float32 panels `[token, WIDTH]`, to p, flat `[WIDTH, WIDTH]`.
 
-    Four rows of p and three tokens at a time: twelve factors stay in registers, and every value that is
-    loaded is used four times.  As quick as BLAS, and it needs no BLAS threads.
+    What p holds stays and is added to, unless the first token is 0.  Four rows of p and three tokens at a time:
+    twelve factors stay in registers, and every value that is loaded is used four times.  It needs no BLAS threads.
     """
+    nothing, whole = np.float32(0), last - (last - first) % 3
     for i in range(0, WIDTH, 4):
         out = p[i * WIDTH : (i + 4) * WIDTH]
-        for t in range(0, n - n % 3, 3):
+        for t in range(first, whole, 3):
             f = rows[t * WIDTH + i : (t + 2) * WIDTH + i + 4]
             f00, f10, f20, f30 = f[0], f[1], f[2], f[3]
             f01, f11, f21, f31 = f[WIDTH], f[WIDTH + 1], f[WIDTH + 2], f[WIDTH + 3]
@@ -102,19 +103,16 @@ def _product(rows, columns, n, p):
             c = columns[t * WIDTH : (t + 3) * WIDTH]
             for j in range(WIDTH):
                 c0, c1, c2 = c[j], c[j + WIDTH], c[j + 2 * WIDTH]
-                out[j] += f00 * c0 + f01 * c1 + f02 * c2
-                out[j + WIDTH] += f10 * c0 + f11 * c1 + f12 * c2
-                out[j + 2 * WIDTH] += f20 * c0 + f21 * c1 + f22 * c2
-                out[j + 3 * WIDTH] += f30 * c0 + f31 * c1 + f32 * c2
-        for t in range(n - n % 3, n):
+                out[j] = (out[j] if t else nothing) + f00 * c0 + f01 * c1 + f02 * c2
+                out[j + WIDTH] = (out[j + WIDTH] if t else nothing) + f10 * c0 + f11 * c1 + f12 * c2
+                out[j + 2 * WIDTH] = (out[j + 2 * WIDTH] if t else nothing) + f20 * c0 + f21 * c1 + f22 * c2
+                out[j + 3 * WIDTH] = (out[j + 3 * WIDTH] if t else nothing) + f30 * c0 + f31 * c1 + f32 * c2
+        for t in range(whole, last):
             f = rows[t * WIDTH + i : t * WIDTH + i + 4]
-            f0, f1, f2, f3 = f[0], f[1], f[2], f[3]
             c = columns[t * WIDTH : (t + 1) * WIDTH]
-            for j in range(WIDTH):
-                out[j] += f0 * c[j]
-                out[j + WIDTH] += f1 * c[j]
-                out[j + 2 * WIDTH] += f2 * c[j]
-                out[j + 3 * WIDTH] += f3 * c[j]
+            for k in range(4):
+                for j in range(WIDTH):
+                    out[j + k * WIDTH] = (out[j + k * WIDTH] if t else nothing) + f[k] * c[j]
 
 
 @njit(nogil=True, cache=True, fastmath=_LANES)
@@ -179,9 +177,8 @@ def _bin_band(y, n, columns, part, f, means, threshold, first, last, counts, mom
     for b in range(first, part.size):
         block = _BLOCK[part[first], part[b]]
         for a in range(first, min(last, b + 1)):
-            products[:] = 0
             for t in range(0, n, DEPTH):
-                _product(y[a * size + t * WIDTH :], y[b * size + t * WIDTH :], min(DEPTH, n - t), products)
+                _product(y[a * size :], y[b * size :], t, min(t + DEPTH, n), products)
             _bin_tile(
                 products, a * WIDTH, columns[a, 1], b * WIDTH, columns[b, 1], a == b, f, means[block], bins, threshold,
                 index, table, moments[block],
