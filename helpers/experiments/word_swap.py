@@ -24,7 +24,7 @@ from helpers.running.inputs import real_mask
 from helpers.settings import message
 from helpers.text import shortened
 
-GROUPS = 2  # sentences of about the same length are run together, so that little padding is computed
+GROUPS = 4  # sentences of about the same length are run together, so that little padding is computed
 
 
 class WordSlot:

@@ -50,9 +50,7 @@ class Explorer:
         self.widget = VBox([selector, self.image, self.words])
 
     def _show(self, value):
-        state = localised(self._draw(value), self._language).replace(
-            "-", "−"
-        )  # the minus of the axes and of the readout
+        state = localised(self._draw(value), self._language).replace("-", "−")  # the minus of the axes
         self._title.set_text(state)
         self.image.value = self.figure.png(compress_level=1)  # a fast PNG, not a small one
         self.words.value = f'<span style="{UNSEEN}">{self._what}: {state}</span>'
@@ -125,7 +123,7 @@ def offset_explorer(x):
         return f"{short} {value:+.2f} · cos {at[0]:+.2f} · r {at[1]:+.2f}"
 
     short = label("offset_short")
-    slider = FloatSlider(2.0, min=-5, max=5, step=0.25, description=short, readout_format="+.2f", **WIDE)
+    slider = FloatSlider(2.0, min=-5, max=5, step=0.25, description=short, readout=False, **WIDE)
     return Explorer(figure, slider, draw, f"{label('cosine')}, {label('correlation')}")
 
 
@@ -233,7 +231,7 @@ def centring_explorer(x, sizes, block="QQ"):
         bars.set_data(densities(now).nan_to_num().numpy())
         return f"{block} · a = {a:.2f} · {smile} = {float(smile_index(now)):+.2f} · n = {len(x)} {sentences}"
 
-    slider = FloatSlider(0, min=0, max=1, step=0.05, description=label("taken_out"), **WIDE)
+    slider = FloatSlider(0, min=0, max=1, step=0.05, description=label("taken_out"), readout=False, **WIDE)
     return Explorer(figure, slider, draw, f"{label('cosine')}, {label('density')}")
 
 

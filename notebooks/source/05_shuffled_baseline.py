@@ -16,7 +16,7 @@ r"""
 - chọn mức nền phân biệt được trung bình với sự ghép cặp;
 - chuyển nụ cười từ cosine sang tương quan chỉ bằng cách đổi dấu vector của cả câu;
 - cho biết phân phối theo giả thuyết không (null) rộng bao nhiêu với $n$ câu, và tránh cái bẫy $n$ nhỏ;
-- nhận định thận trọng về các phép đối chứng (từ khác, dấu chấm, mô hình chưa huấn luyện), và nhận ra khi nào một mẫu thật ra là hai nhóm.
+- nhận định thận trọng về các phép đối chứng (từ khác, dấu chấm, mô hình chưa huấn luyện), và nhận ra khi nào các mẫu thật ra thuộc hai nhóm.
 
 **Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 02 và 04.
 """
@@ -31,7 +31,7 @@ r"""
 - choose a baseline that can tell the mean from the pairing;
 - move the smile from the cosine into the correlation by nothing but flipping the sign of whole sentences;
 - say how wide the null distribution is for $n$ sentences, and avoid the trap of small $n$;
-- read controls with care (other words, the full stop, an untrained model), and notice when one sample is really two groups.
+- read controls with care (other words, the full stop, an untrained model), and notice when the samples are really two groups.
 
 **Time:** about 60 minutes of reading and exercises; the computer runs for about 20 seconds. **You need:** notebooks 02 and 04.
 """
@@ -99,7 +99,7 @@ Bốn dòng: bảng gốc; **xáo trộn mọi phần tử** (trung bình và gh
 
 ## 2. Hai phép xáo trộn trên dữ liệu thật
 
-Lấy " her" ở một tầng nông (early layer). Tiêu chuẩn đặt trước: hai biểu đồ tần suất (histogram) coi là *như nhau* nếu khoảng cách Wasserstein-1 dưới 0,02, tức là tính bình quân, mỗi cặp chỉ phải dịch đi chưa đến bề rộng một khoảng chia (bin).
+Lấy " her" ở một tầng nông (early layer). Tiêu chuẩn đặt trước: hai biểu đồ tần suất (histogram) được coi là *như nhau* nếu khoảng cách Wasserstein-1 dưới 0,02, tức là tính bình quân, mỗi cặp chỉ phải dịch đi chưa đến bề rộng một khoảng chia (bin).
 
 **Dự đoán.** Xáo trộn trong từng chiều: nụ cười của cosine còn hay mất? Tương quan thì sao?
 """
@@ -179,10 +179,10 @@ for block in ("QQ", "KK", "VV"):
 
 # %% [markdown] lang="vi"
 r"""
-Chỉ ở những tầng được đếm (tầng 0 để riêng), ta mới được nói: biểu đồ cosine *không* cho biết gì về quan hệ giữa hai chiều qua các câu. Tầng nào sát ngưỡng thì chỉ đổi hạt giống ngẫu nhiên cũng có thể sang phía bên kia.
+Chỉ ở những tầng được đếm (tầng 0 để riêng), ta mới được nói: biểu đồ cosine *không* cho biết gì về quan hệ giữa hai chiều qua các câu. Tầng nào sát ngưỡng thì chỉ cần đổi hạt giống ngẫu nhiên là có thể rơi sang phía bên kia.
 
 ### Bài tập 5.1
-Tự viết `shuffle_columns(x, generator)`: hoán vị các mẫu của *từng cột một cách độc lập*. Trả về tensor mới; không đổi `x`.
+Tự viết `shuffle_columns(x, generator)`: hoán vị các giá trị trong *từng cột, độc lập với các cột khác*. Trả về tensor mới; không đổi `x`.
 
 *Gợi ý:* `torch.randperm(n, generator=generator)` cho một hoán vị; một vòng lặp qua các cột là đủ.
 """
@@ -549,7 +549,7 @@ r"""
 - Xáo trộn trong từng chiều là mức nền phân biệt được trung bình với sự ghép cặp: ở những tầng mà mục 2 đếm, cosine giữ nguyên nụ cười, còn tương quan về phân phối null.
 - Đổi dấu vector của cả câu chuyển nụ cười sang tương quan: hai phép đo chỉ khác nhau ở trung bình.
 - Luôn vẽ phân phối null của đúng $n$ ấy; với $n$ nhỏ, dữ liệu ngẫu nhiên cũng cho hình nụ cười.
-- Trước khi trừ trung bình, hãy xem mẫu có phải là *một* nhóm không: tương quan mà cười thì có thể là hai.
+- Trước khi trừ trung bình, hãy xem các mẫu có thuộc *một* nhóm không: tương quan mà cười thì có thể là hai.
 
 ## Tài liệu
 - R. A. Fisher, *Frequency Distribution of the Values of the Correlation Coefficient in Samples from an Indefinitely Large Population*, Biometrika 10(4), 1915.
@@ -579,7 +579,7 @@ r"""
 - The shuffle within features is the baseline that tells: at the layers counted in section 2 the cosine keeps its smile, and the correlation falls to the null.
 - Flipping whole sentences moves the smile into the correlation: the two measures differ in the mean alone.
 - Always draw the null of the very same $n$; with small $n$, random data smile too.
-- Before subtracting a mean, see whether the sample is *one* group: a correlation that smiles may mean two.
+- Before subtracting a mean, see whether the samples are *one* group: a correlation that smiles may mean two.
 
 ## References
 - R. A. Fisher, *Frequency Distribution of the Values of the Correlation Coefficient in Samples from an Indefinitely Large Population*, Biometrika 10(4), 1915.

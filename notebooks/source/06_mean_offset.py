@@ -154,7 +154,7 @@ Hãy kéo thanh trượt. Nếu lúc đầu $S>0$, nó có giảm đều theo $a
 
 ## 2. Dự đoán biểu đồ chỉ từ trung bình và phương sai
 
-Đồng nhất thức: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ với $b=\mu/\text{rms}$. Gọi trung bình của bình phương là **năng lượng (energy)** của một chiều; $b^2$ là tỉ lệ năng lượng thuộc về độ dời. Bỏ số hạng chứa $r$ thì $\cos_{ij}\approx b_ib_j$: một dự đoán *không biết gì* về quan hệ giữa các chiều. Nó cách biểu đồ tần suất (histogram) thật bao xa (khoảng cách Wasserstein-1, W1, bài 05), còn phân phối theo giả thuyết không (null) cách bao xa?
+Đồng nhất thức: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ với $b=\mu/\text{rms}$. Với mỗi chiều, gọi trung bình của các bình phương là **năng lượng (energy)**; $b^2$ là tỉ lệ năng lượng thuộc về độ dời. Bỏ số hạng chứa $r$ thì $\cos_{ij}\approx b_ib_j$: một dự đoán *không biết gì* về quan hệ giữa các chiều. Nó cách biểu đồ tần suất (histogram) thật bao xa (khoảng cách Wasserstein-1, W1, bài 05), còn phân phối theo giả thuyết không (null) cách bao xa?
 """
 
 # %% [markdown] lang="en"
@@ -322,7 +322,7 @@ figure = plot_depth(panels, "energy_share", title=f"{model.provenance} · {about
 r"""
 Mỗi phần Q, K, V có ba số, cũng là ba đường: chung (đường có màu), từ, ngữ cảnh. Ở tầng nông (early layer), số nào của V lớn nhất? So với Q và K, V có thiếu gì không?
 
-Tài liệu gốc giải thích: V phẳng hơn vì gom *ngữ cảnh* thay cho mã tĩnh của từ. Nhưng phẳng hơn thì *đương nhiên* ngữ cảnh chiếm tỉ lệ lớn hơn (mục 2). Vì ngữ cảnh ở V nhiều, hay vì V thiếu $c$? Hãy bỏ $c$ khỏi cả ba rồi so lại. **Ngưỡng, đặt trước:**
+Tài liệu gốc giải thích: V phẳng hơn vì gom *ngữ cảnh* thay cho mã tĩnh của từ, tức phần không đổi theo câu. Nhưng phẳng hơn thì *đương nhiên* ngữ cảnh chiếm tỉ lệ lớn hơn (mục 2). Vì ngữ cảnh ở V nhiều, hay vì V thiếu $c$? Hãy bỏ $c$ khỏi cả ba rồi so lại. **Ngưỡng, đặt trước:**
 
 - *V gom ngữ cảnh:* sau khi bỏ $c$, tỉ lệ của ngữ cảnh trong V hơn cả Q lẫn K ít nhất 0,1.
 - *V thiếu trung bình chung:* tỉ lệ của $c$ trong V kém cả Q lẫn K ít nhất 0,1.
@@ -364,7 +364,7 @@ Nếu dòng sau đúng ở nhiều tầng hơn dòng trước, thì V phẳng h�
 
 ## 4. Độ dời từ đâu ra?
 
-Phép chiếu (projection) nhân đầu vào $h$ với ma trận $W$ và cộng bias, nếu có. Vì nó tuyến tính, độ dời *bằng đúng* $W\bar h+\text{bias}$, với $\bar h$ là trung bình của $h$ trên các câu. Ba chiều lớn nhất của $\bar h$ chiếm bao nhiêu phần trăm năng lượng của nó (với một vector: bình phương độ dài)? Bao nhiêu phần trăm độ dời của Q, của K, của V, đo dọc theo chính độ dời, đi qua ba chiều ấy?
+Phép chiếu (projection) nhân đầu vào $h$ với ma trận $W$ và cộng bias, nếu có. Vì nó tuyến tính, độ dời *bằng đúng* $W\bar h+\text{bias}$, với $\bar h$ là trung bình của $h$ trên các câu. Ba chiều lớn nhất của $\bar h$ chiếm bao nhiêu phần trăm năng lượng của nó (với một vector: bình phương độ dài)? Bao nhiêu phần trăm độ dời của Q, của K, của V (tính bằng hình chiếu lên chính độ dời ấy) đến từ ba chiều ấy?
 """
 
 # %% [markdown] lang="en"
@@ -500,7 +500,7 @@ for measure, rows in (("cosine", smiles), ("correlation", bells)):
         passed = [f"({number}) {share:.0%}" if number else "(0) –" for number, share in fit]
         print(f"{label(measure):26s} {label(name):18s} S > 0 {passed[0]:10s} S ≤ 0 {passed[1]}")
 agree = torch.cat([(share > 3**-0.5) == (smile_index(h) > 0) for _, share, h in smiles]).double().mean()
-print(say(f"S > 0 ⇔ độ dời hơn 58%: đúng với {agree:.0%} số biểu đồ", f"S > 0 ⇔ offset above 58%: true of {agree:.0%}"))
+print(say(f"S > 0 ⇔ độ dời chiếm hơn 58% năng lượng: đúng với {agree:.0%} số biểu đồ", f"S > 0 ⇔ offset above 58%: true of {agree:.0%}"))
 
 # %% [markdown] lang="vi"
 r"""

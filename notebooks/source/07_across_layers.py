@@ -144,7 +144,7 @@ Chỉ số nụ cười $S=P(|s|>0{,}8)-P(|s|<0{,}2)$ như ở bài 04. **Tầng
 1. **Nụ cười khép lại theo chiều sâu:** ở mỗi khối, trung bình của $S$ (cosine, token đích) ở tầng sâu thấp hơn ở tầng nông ít nhất 0,1.
 2. **Token đích cười rõ hơn token đối chứng (control token):** ở mỗi khối, tại mọi tầng từ 1 trở đi, $S$ của token đích lớn hơn ít nhất 0,05.
 3. **Trừ trung bình (mean-centring) thì không còn nụ cười:** với hệ số tương quan (correlation coefficient), $S<0$ ở mọi khối, tại mọi tầng từ 1 trở đi.
-4. **Nụ cười khép vì độ phân tán tăng, không phải vì độ dời giảm:** từ tầng nông đến tầng sâu, độ dời ở Q, ở K và ở V đều còn ít nhất 0,9 lần mức ban đầu, trong khi độ phân tán tăng lên ít nhất 1,2 lần.
+4. **Nụ cười khép vì độ phân tán tăng, không phải vì độ dời giảm:** từ tầng nông đến tầng sâu, độ dời ở Q, ở K và ở V đều còn ít nhất 0,9 lần mức ban đầu, trong khi độ phân tán ít nhất gấp 1,2 lần mức ban đầu.
 
 Ở khẳng định 2 và 3, điều gì đúng ở hơn nửa số tầng nhưng không phải ở mọi tầng thì ghi “đúng một phần”.
 
@@ -230,7 +230,7 @@ figure = plot_layer_histograms(target["cosine"], control["cosine"], title=model.
 
 # %% [markdown] lang="vi"
 r"""
-Hàng trên là token đích, hàng dưới là token đối chứng. Từ tầng nào màu cam chuyển vào giữa hình? Hình này *không* cho biết sự thay đổi đến từ độ dời hay từ độ phân tán (mục 6), và do bộ phận nào của mô hình (mục 9 và 10).
+Hàng trên là token đích, hàng dưới là token đối chứng. Từ tầng nào màu cam chuyển vào giữa hình? Hình này *không* cho biết sự thay đổi đến từ độ dời hay từ độ phân tán (mục 6), cũng không cho biết bộ phận nào của mô hình gây ra nó (mục 9 và 10).
 
 Từng tầng một: kéo thanh trượt, hoặc bấm vào nó rồi dùng phím mũi tên. (Hình tĩnh bên dưới cho thấy trạng thái ban đầu.)
 """
@@ -355,7 +355,7 @@ Các dòng in ra là $|\mu|/\sigma$ của một chiều điển hình, tầng n�
 
 ## 7. Chỉ số nụ cười theo tầng
 
-Token đối chứng gồm nhiều từ khác nhau, nên phép so sánh này chưa hoàn toàn công bằng (bài 04). Dòng in ra là tầng ở nửa chiều sâu, khoảng mà tài liệu gốc đã xem.
+Token đối chứng gồm nhiều từ khác nhau, nên phép so sánh này chưa hoàn toàn công bằng (bài 04). Dòng in ra cho $S$ của tầng ở giữa chiều sâu, gần chỗ mà tài liệu gốc đã xem.
 """
 
 # %% [markdown] lang="en"
@@ -435,7 +435,7 @@ for number, where, share, figures in lines:
 r"""
 Mỗi dòng: số của khẳng định, khối hoặc phần, phán quyết, con số quyết định: (1) mức giảm của $S$; (2) số tầng mà token đích hơn ít nhất 0,05; (3) số tầng có $S<0$; (4) độ dời và độ phân tán ở tầng sâu gấp mấy lần ở tầng nông.
 
-Lấy trung bình trên một phần ba số tầng thì không còn thấy gì xảy ra bên trong: khẳng định 1 cho biết $S$ giảm bao nhiêu, không cho biết giảm *ở đâu*.
+Lấy trung bình trên một phần ba số tầng thì không thấy được điều gì đã xảy ra ở bên trong khoảng ấy: khẳng định 1 cho biết $S$ giảm bao nhiêu, không cho biết giảm *ở đâu*.
 
 ## 9. Nhạt dần hay sụt một bậc?
 
@@ -443,7 +443,7 @@ Q, K, V của một tầng tính từ đầu vào của nó. Vậy thay đổi t
 
 **Quy tắc đặt trước.** Ở QQ, tìm tầng $l\ge1$ có $S_l-S_{l+2}$ lớn nhất. Hai tầng $l$ và $l+1$ là một **bậc sụt** nếu khẳng định 1 đúng ở QQ và riêng mức giảm ấy ít nhất bằng một nửa mức giảm trong khẳng định đó.
 
-Hãy nhìn cả token đầu tiên của câu. Ở nhiều tầng của một mô hình đã huấn luyện, nó là **điểm hút chú ý (attention sink)**: các token sau dồn phần lớn trọng số vào nó, dù trong mô hình nhân quả nó không thấy token nào khác và không biết gì về ngữ cảnh. Khi ấy nó thường là **token khổng lồ** (bài 05): luồng dư (residual stream) của nó dài hơn 2,5 lần trung vị của mọi token thật ở cùng tầng. Ta tìm những token như thế theo độ dài, không theo vị trí.
+Hãy nhìn cả token đầu tiên của câu. Ở nhiều tầng của một mô hình đã huấn luyện, nó là **điểm hút chú ý (attention sink)**: các token sau dồn phần lớn trọng số vào nó, dù trong mô hình nhân quả nó không thấy token nào khác và không biết gì về ngữ cảnh. Khi ấy nó thường là **token khổng lồ** (bài 05): luồng dư (residual stream) của nó dài hơn 2,5 lần trung vị của mọi token thật ở cùng tầng. Ta tìm những token như thế theo độ dài ấy, không theo vị trí.
 
 **Dự đoán.** Ở nơi $S$ sụt, " her" nhìn token đầu tiên nhiều hơn hay ít hơn so với ở nơi khác?
 """
@@ -588,14 +588,14 @@ figure = plot_depth(panels, "smile_index", title=f"{model.provenance} · QQ")
 r"""
 Mỗi dòng: phần được trả lại ở QQ, KK và VV (khối nào có $S$ giảm); số âm nghĩa là $S$ còn thấp hơn so với khi không can thiệp. Ở hình con giữa, điều gì xảy ra tại bậc sụt?
 
-Hình này *không* cho biết vì sao attention của hai tầng ấy lại nhìn chỗ khác: độ dài của token đầu tiên mới chỉ thay đổi cùng lúc, ta chưa can thiệp vào nó. Và đây là *một* bộ câu, *một* từ, *một* mô hình. (Với GPT-2 XL, hãy chạy bài này khi có kết nối tới Hub, với `QKV_MODEL=openai-community/gpt2-xl`.)
+Hình này *không* cho biết vì sao attention của hai tầng ấy lại nhìn chỗ khác: độ dài luồng dư của token đầu tiên mới chỉ thay đổi cùng lúc, ta chưa can thiệp vào nó. Và đây là *một* bộ câu, *một* từ, *một* mô hình. (Với GPT-2 XL, hãy chạy bài này khi có kết nối tới Hub, với `QKV_MODEL=openai-community/gpt2-xl`.)
 """
 
 # %% [markdown] lang="en"
 r"""
 Each line: the share given back in QQ, KK and VV (where $S$ falls); negative where $S$ is lower than without the edit. What happens at the step in the middle panel?
 
-The figure does *not* say why the attention of these layers looks elsewhere: the length of the first token merely goes with it and was not edited. And this is *one* set of sentences, *one* word, *one* model. (For GPT-2 XL run this notebook with the Hub, with `QKV_MODEL=openai-community/gpt2-xl`.)
+The figure does *not* say why the attention of these layers looks elsewhere: the length of the first token's residual stream merely goes with it and was not edited. And this is *one* set of sentences, *one* word, *one* model. (For GPT-2 XL run this notebook with the Hub, with `QKV_MODEL=openai-community/gpt2-xl`.)
 """
 
 # %%

@@ -94,7 +94,7 @@ Bài 06 tách mỗi vector thành ba phần: $x=c+\delta_w+\varepsilon$. **Trung
 **Thước đo.** Phân kỳ KL: phân phối của token tiếp theo đổi đi bao nhiêu (0: không đổi). Đơn vị: nat (như bit, nhưng dùng logarit tự nhiên).
 
 **Ngưỡng, đặt trước khi bạn chạy.**
-- Độ dời *mang thông tin về từ*: đặt độ dời của từ kia vào thì KL giảm hơn một nửa, còn đặt các độ lệch của từ kia (quanh trung bình của nó) vào thì không; cả hai theo khoảng tin cậy (confidence interval) 95% qua các từ. Ngoài ra, với mọi từ, KL giảm nhiều hơn so với khi đặt vào độ dời của một từ thứ ba.
+- Độ dời *mang thông tin về từ*: thay độ dời của từ bằng độ dời của một từ khác thì KL so với lượt chạy có từ khác ấy giảm hơn một nửa, còn thay các độ lệch (quanh trung bình của từ) thì không; cả hai theo khoảng tin cậy (confidence interval) 95% qua các từ. Ngoài ra, với mọi từ, KL giảm nhiều hơn so với khi đặt vào độ dời của một từ thứ ba.
 - Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (xét cận dưới). *Đặc thù*: ở liều lượng một phần ba, bỏ nó hại hơn bỏ bất kỳ vector ngẫu nhiên nào cùng độ dài. *Tự nó đủ*: chỉ giữ lại nó thì KL vẫn dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và dưới một nửa KL của phép gán bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
 - *Bị triệt tiêu*: KL dưới 0,001.
 """
@@ -108,7 +108,7 @@ Notebook 06 split each vector into three: $x=c+\delta_w+\varepsilon$. The **comm
 **The yardstick.** KL divergence: how much the distribution of the next token changes (0: not at all). Unit: nats (like bits, with the natural logarithm).
 
 **Thresholds, set before you run anything.**
-- The offset *carries the word*: putting in the other word's removes more than half of the KL, and putting in its deviations around the mean does not (both by 95% intervals over words); and for every word it beats a wrong word's offset.
+- The offset *carries the word*: putting another word's offset in its place removes more than half of the KL to a run with that other word, and putting in its deviations around the mean does not (both by 95% intervals over words); and for every word it beats a wrong word's offset.
 - The common mean is *needed*: without it the KL is above 0.1 (lower end). *Specific*: at a dose of one third it does more harm than every random vector of its length. *Enough*: keeping only it gives less than half of the KL of a predictor that *has not read the text*, and of setting to zero (*undecided* if the interval reaches over that).
 - *Cancelled*: KL below 0.001.
 """
@@ -128,7 +128,7 @@ print(model.provenance)
 r"""
 ## 2. Hoán đổi độ dời của hai từ
 
-Trong 54 câu có " her", ta thay từ ấy bằng " him" (thay token, *token replacement*) rồi chạy mô hình: đó là lượt chạy *đích*. Sau đó ta chạy chính câu có " her", nhưng chỉ riêng ở vị trí ấy, tại mọi tầng (layer), ta sửa K và V. Các token đứng sau chỉ thấy vị trí ấy qua K và V ở đó. Vậy nếu đặt *nguyên* K và V của " him" vào (thay giá trị kích hoạt, *activation patching*) thì KL đến lượt chạy đích phải bằng 0: đó là phép thử cho chính phép sửa.
+Trong 54 câu có " her", ta thay từ ấy bằng " him" (thay token, *token replacement*) rồi chạy mô hình: đó là lượt chạy *đích*. Sau đó ta chạy chính câu có " her", nhưng chỉ riêng ở vị trí ấy, tại mọi tầng (layer), ta sửa K và V. Các token đứng sau chỉ thấy vị trí ấy qua K và V ở đó. Vậy nếu đặt *nguyên* K và V của " him" vào (thay giá trị kích hoạt, *activation patching*) thì KL so với lượt chạy đích phải bằng 0: đó là phép thử cho chính phép sửa.
 
 Hai phép hoán đổi, mỗi phép làm một nửa việc ấy: chỉ thay **độ dời** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), hoặc chỉ thay **độ lệch** quanh độ dời ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Trung bình lấy từ một nửa số câu, phép đo làm trên nửa kia.
 
@@ -226,9 +226,10 @@ def swap(slots, word, wrong, names):
 
 
 def table(swaps, names):
-    print(f"{'':32s}" + "".join(f"{word:>12s}" for word in swaps))
+    wide = max(map(len, swaps)) + 3
+    print(f"{'':32s}" + "".join(f"{word:>{wide}s}" for word in swaps))
     for name in names:
-        show(f"{label(name):32s}" + "".join(f"{float(kl[name].mean()):12.3f}" for kl in swaps.values()))
+        show(f"{label(name):32s}" + "".join(f"{float(kl[name].mean()):{wide}.3f}" for kl in swaps.values()))
 
 
 slots, controls = halves(model), ("wrong_word", "random_draw")
@@ -266,16 +267,16 @@ origin = ("offset_swapped", "only_layer_0")
 needs("9.1")
 trained = {**swaps[" water"], **swap(slots, " water", " him", origin[1:])}
 sides = (
-    (say("đã luyện", "trained"), trained),
-    (say("chưa luyện", "untrained"), swap(untrained, " water", " him", origin)),
+    (say("đã huấn luyện", "trained"), trained),
+    (say("chưa huấn luyện", "untrained"), swap(untrained, " water", " him", origin)),
 )
 table(dict(sides), ("unedited", *origin))
 
 # %% [markdown] lang="vi"
 r"""
-Bảng đầu: KL đến lượt chạy đích, trung bình qua các câu. Bảng sau: mỗi phép sửa làm KL giảm bao nhiêu phần trăm, kèm khoảng tin cậy 95% *qua các từ* (trong hình: *qua các câu*). Khoảng ấy không tính đến việc chọn câu: trên SmolLM2-135M, đổi bộ câu được đo thì dòng “độ dời, chỉ V” khi thì “chưa rõ”, khi thì “có”, nên đừng kết luận gì từ riêng dòng ấy. Số âm: dự đoán bị đẩy ra xa thêm. Ở tầng 0, vector chỉ phụ thuộc vào token (nếu mô hình dùng RoPE), nên ở đó hoán đổi độ dời *chính là* thay cả vector; dòng “độ dời, chỉ tầng 0” cho biết có phải chỉ vì thế mà ta được kết quả này hay không.
+Bảng đầu: KL so với lượt chạy đích, trung bình qua các câu. Bảng sau: mỗi phép sửa làm KL giảm bao nhiêu phần trăm, kèm khoảng tin cậy 95% *qua các từ* (trong hình: *qua các câu*). Khoảng ấy không tính đến việc chọn câu: trên SmolLM2-135M, đổi bộ câu được đo thì dòng “độ dời, chỉ V” khi thì “chưa rõ”, khi thì “có”, nên đừng kết luận gì từ riêng dòng ấy. Số âm: dự đoán bị đẩy ra xa thêm. Ở tầng 0, vector chỉ phụ thuộc vào token (nếu mô hình dùng RoPE), nên ở đó hoán đổi độ dời *chính là* thay cả vector; dòng “độ dời, chỉ tầng 0” cho biết có phải chỉ vì thế mà ta được kết quả này hay không.
 
-Hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau; hoán đổi phần ấy mà ít thay đổi thì cũng dễ hiểu. Bảng cho biết *từ nào đứng đó* nằm trong độ dời hay trong độ lệch, chứ *không* cho biết ở chỗ ấy có cần ngữ cảnh hay không. Bảng cuối so với một mô hình *chưa huấn luyện*: ngay cả ở đó, trung bình của một từ cũng mang dấu vết của từ ấy, vì vector gần như bằng từ *cộng* ngữ cảnh. Hãy so hai điều: các token sau dùng dấu vết ấy nhiều đến đâu (KL khi không can thiệp), và riêng tầng 0 đã đủ chưa.
+Hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau; hoán đổi phần ấy mà ít thay đổi thì cũng dễ hiểu. Bảng cho biết thông tin *từ nào đứng đó* nằm trong độ dời hay trong độ lệch, chứ *không* cho biết ở chỗ ấy có cần ngữ cảnh hay không. Bảng cuối so với một mô hình *chưa huấn luyện*: ngay cả ở đó, trung bình của một từ cũng mang dấu vết của từ ấy, vì vector gần như bằng từ *cộng* ngữ cảnh. Hãy so hai điều: các token sau dùng dấu vết ấy nhiều đến đâu (KL khi không can thiệp), và riêng tầng 0 đã đủ chưa.
 
 ### Cùng chỗ ấy, bỏ từng phần
 Giờ ta không thay từ nào: ở chỗ của " her", ta chỉ bỏ đúng một phần khỏi K và V, rồi đo KL so với lượt chạy không can thiệp. **Dự đoán:** bỏ phần nào hại nhất?
@@ -315,7 +316,7 @@ Dòng “bỏ phần do ngữ cảnh” là *mean ablation*, tức loại bỏ b
 
 ## 3. Trung bình chung, ở liều lượng nhỏ và bằng nhau
 
-Giờ đến một vector *khác*: trung bình chung $c$, thứ mà mọi token đều có. Ta trừ nó khỏi Q, K hoặc V của mọi token thường, ở mọi tầng, trên những câu không dùng để tính $c$. Các điểm hút chú ý (attention sink) được nhận ra *theo độ dài* của luồng dư (residual stream; bài 05, 07), không theo vị trí, và được để nguyên.
+Giờ đến một vector *khác*: trung bình chung $c$, thứ mà mọi token đều có. Ta trừ nó khỏi Q, K hoặc V của mọi token thường, ở mọi tầng, trên những câu không dùng để tính $c$. Các điểm hút chú ý (attention sink: token, thường là token đầu tiên, hút phần lớn trọng số của nhiều đầu) được nhận ra *theo độ dài* của luồng dư (residual stream; bài 05, 07), không theo vị trí, và được để nguyên.
 
 Trừ trọn một vector dài thì theo hướng nào mô hình cũng hỏng. Mốc để coi là hỏng là KL của một máy đoán *chưa đọc văn bản*, lúc nào cũng đưa ra trung bình của mọi dự đoán: đã vượt mốc ấy thì KL lớn hơn không có nghĩa là “cần hơn”. Vì vậy ta so ở *liều nhỏ*: trừ $a\,c$ với $a=1/3$. Đối chứng, cũng ở liều ấy: năm vector ngẫu nhiên cùng độ dài ở từng đầu; và hai đối chứng khắt khe hơn, giữ độ dài của $c$ ở từng *cặp chiều* mà bước xoay (rotary step) quay cùng nhau, chỉ chọn lại góc một cách ngẫu nhiên (ở V, hoặc khi không có bước xoay: chọn lại ngẫu nhiên dấu của từng chiều).
 
@@ -328,7 +329,7 @@ The line "without what the context adds" is *mean ablation* at one place. A smal
 
 ## 3. The common mean, at small and equal doses
 
-Now *another* vector: the common mean $c$, which all tokens have. We subtract it from Q, K or V of all ordinary tokens, in every layer, on sentences that were not used to compute $c$. Attention sinks are recognised *by the length* of their residual stream (notebooks 05, 07), not by position, and left alone.
+Now *another* vector: the common mean $c$, which all tokens have. We subtract it from Q, K or V of all ordinary tokens, in every layer, on sentences that were not used to compute $c$. Attention sinks (tokens, mostly the first, that draw most of the weight of many heads) are recognised *by the length* of their residual stream (notebooks 05, 07), not by position, and left alone.
 
 Subtract a long vector and the model breaks in any direction. The mark of ruin is a predictor that has *not read the text* and gives the mean of all predictions every time: beyond it a larger KL does not mean "more needed". So we compare at a *small dose*: subtract $a\,c$ with $a=1/3$. Controls at that same dose: five random vectors as long in each head; and two stricter ones that keep the length in each *pair of features* turned together by the rotary step and redraw its angle (for V, or without that step: the sign of each feature).
 
@@ -390,7 +391,8 @@ for part in common:
     }
     show(f"{part}  a = 1/3: {small:z.2f}   {label('random_draw')} {blind.min():z.2f} … {blind.max():z.2f}", end="   ")
     show(f"{label('stricter_draw')} {turned.min():z.2f}, {turned.max():z.2f}")
-    show(f"   a = 1: {whole:z.2f} ± {reach:.2f}   mean ablation {kept:z.2f} ± {wide:.2f}   zero ablation {zero:z.2f}")
+    show(f"   a = 1: {whole:z.2f} ± {reach:.2f}", end="   ")
+    show(f"{label('mean_ablated')} {kept:z.2f} ± {wide:.2f}   {say('gán bằng 0', 'set to 0')} {zero:z.2f}")
 
 # %%
 figure = plot_doses(harm, SMALL, draws, strict, anchor, title=f"{model.provenance} · {n}")
@@ -399,7 +401,7 @@ figure = plot_doses(harm, SMALL, draws, strict, anchor, title=f"{model.provenanc
 r"""
 Đường màu: bỏ trung bình chung, liều tăng dần; hình thoi và hình vuông: các đối chứng, ở cùng một liều; đường nét đứt: máy đoán chưa đọc văn bản. Phía trên đường nét đứt thì mô hình không còn là *thiếu thông tin* nữa mà là *hỏng*. Giả sử $c$ cũng chỉ là một vector ngẫu nhiên: cứ sáu lần vẫn có một lần nó hại hơn cả năm vector kia. Hãy xem hai loại đối chứng cách nhau bao xa: nếu loại khắt khe còn hại hơn $c$, thì cái hại là *độ dài ở những cặp chiều ấy*, chứ không phải chính vector $c$.
 
-*Mean ablation* chỉ giữ $c$, loại bỏ phần riêng của từ và phần do ngữ cảnh; *zero ablation* (gán bằng 0) loại bỏ cả $c$. Ở đâu mean ablation tệ gần bằng lúc chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
+*Thay bằng trung bình* (mean ablation) chỉ giữ $c$, loại bỏ phần riêng của từ và phần do ngữ cảnh; *gán bằng 0* (zero ablation) loại bỏ cả $c$. Ở đâu thay bằng trung bình tệ gần bằng lúc chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
 
 ## 4. Khóa: softmax triệt tiêu hằng số
 
@@ -581,7 +583,7 @@ print(f"  K   {label('after_rotary')}, {say('bị triệt tiêu', 'cancelled')}:
 
 # %% [markdown] lang="vi"
 r"""
-Vậy “độ dời là mã” đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q ở đó chỉ chính token ấy dùng: các token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là một *thiết lập* mà cả mô hình đã được huấn luyện cho khớp, và bảng cho biết Q, K hay V cần đúng vector ấy. Trên SmolLM2-135M, nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nụ cười không phải là thước đo của mã.
+Vậy “độ dời là mã” đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q ở đó chỉ chính token ấy dùng: các token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là một *thiết lập* mà cả mô hình đã được huấn luyện cho khớp, và các dòng in ở trên cho biết trong Q, K, V, phần nào cần đúng vector ấy. Trên SmolLM2-135M, nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nụ cười không phải là thước đo của mã.
 
 Tất cả chỉ đo trên một mô hình, năm từ, một kiểu câu tiếng Anh ngắn; vài từ thay vào thì câu sai ngữ pháp. (GPT-2: hãy chạy khi có kết nối tới Hub.)
 """

@@ -128,7 +128,7 @@ check("10.1", gauge, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
-Chọn góc nào? Với mỗi góc trong 64 góc, ta tính $|b|=|\mu|/\text{rms}$ (bài 06) của các chiều Q, trừ đi của các chiều K, rồi lấy góc có hiệu lớn nhất: *khép* nụ cười của KK, *mở* nụ cười của QQ. Lấy góc có hiệu nhỏ nhất thì ngược lại. $M$ còn nhân mỗi cặp với 2, để thấy rằng $M$ không nhất thiết là phép quay thuần túy. Ta làm thế ở mọi tầng (layer).
+Chọn góc nào? Với mỗi góc trong 64 góc, ta tính $|b|=|\mu|/\text{rms}$ (bài 06) của các chiều Q, trừ đi $|b|$ của các chiều K, rồi lấy góc có hiệu lớn nhất: *khép* nụ cười của KK, *mở* nụ cười của QQ. Lấy góc có hiệu nhỏ nhất thì ngược lại. $M$ còn nhân mỗi cặp với 2, để thấy rằng $M$ không nhất thiết là phép quay thuần túy. Ta làm thế ở mọi tầng (layer).
 
 **Dự đoán.** QQ mở ra, KK khép lại, thì QK đổi thế nào?
 """
@@ -247,7 +247,7 @@ for name, vectors in ((as_trained, qkv.joined()[layer]), (signs, torch.cat([*fli
 
 # %% [markdown] lang="vi"
 r"""
-$S$ chỉ dùng $|s|$, nên nó không đổi; tỉ lệ bên phải thì đổi. Vậy “bên phải cao hơn bên trái” không bao giờ là một phát hiện về mô hình: cùng lắm chỉ $|s|$ mới nói lên điều gì.
+$S$ chỉ dùng $|s|$, nên nó không đổi; tỉ lệ bên phải thì đổi. Vậy “bên phải cao hơn bên trái” không bao giờ là một phát hiện về mô hình: cùng lắm thì chỉ $|s|$ mới nói lên được điều gì đó.
 
 ## 3. Không có bước xoay: cộng hằng số vào mọi khóa
 
@@ -377,14 +377,14 @@ if not rotary_half(model, d_head):
 
 # %% [markdown] lang="vi"
 r"""
-Đường là trung bình qua các đầu; dải trải từ đầu có tỉ lệ thấp nhất đến đầu có tỉ lệ cao nhất. Ở mô hình có bước xoay, mọi phép đổi tọa độ hợp lệ đều giữ nguyên hình này (ô cuối kiểm tra), trong khi biểu đồ ở mục 1 thì thay đổi. Hãy so hai nửa trong các dòng in ra với bề rộng của dải. Ở cặp nào tỉ lệ gần 1, ở đó vector của " her" gần như là một hằng số qua mọi câu; các nghiên cứu về giá trị khổng lồ trong Q và K của những mô hình dùng RoPE (Jin và cộng sự; Jonasson) cho biết vì sao các giá trị ấy hay tập trung ở một số cặp. Hình *không* nói hằng số ấy là chung cho mọi token hay riêng của từ (bài 06), cũng không nói mô hình có dùng nó hay không (bài 09).
+Mỗi đường là trung bình qua các đầu attention; mép dưới của dải là đầu attention có tỉ lệ thấp nhất, mép trên là đầu attention có tỉ lệ cao nhất. Ở mô hình có bước xoay, mọi phép đổi tọa độ hợp lệ đều giữ nguyên hình này (ô cuối kiểm tra), trong khi biểu đồ ở mục 1 thì thay đổi. Hãy so chênh lệch giữa hai nửa (nhanh và chậm) trong các dòng in ra với bề rộng của dải. Ở cặp nào tỉ lệ gần 1, ở đó vector của " her" gần như là một hằng số qua mọi câu; các nghiên cứu về giá trị khổng lồ trong Q và K của những mô hình dùng RoPE (Jin và cộng sự; Jonasson) cho biết vì sao các giá trị ấy hay tập trung ở một số cặp. Hình *không* nói hằng số ấy là chung cho mọi token hay riêng của từ (bài 06), cũng không nói mô hình có dùng nó hay không (bài 09).
 
 V có nhiều tự do hơn: $V\to VN$, $W_O\to N^{-1}W_O$ với $N$ khả nghịch bất kỳ ($W_O$: ma trận đầu ra), nên với V ngay cả tỉ lệ theo cặp cũng không bất biến; chỉ những gì tính *sau* $W_O$ mới bất biến.
 """
 
 # %% [markdown] lang="en"
 r"""
-Lines are means over the heads, bands run from the lowest to the highest head. In a model with a rotary step no allowed change of coordinates alters this figure (the last cell checks it), while the histograms of section 1 do change. Compare the two halves in the printed lines with the width of the band. Where a share is near 1, " her" is all but a constant in all sentences; studies of massive values in Q and K of models with RoPE (Jin et al.; Jonasson) say why they gather in certain pairs. The figure does *not* say whether that constant is common to all tokens or the word's own (notebook 06), nor whether the model uses it (notebook 09).
+Lines are means over the heads, bands run from the lowest to the highest head. In a model with a rotary step no allowed change of coordinates alters this figure (the last cell checks it), while the histograms of section 1 do change. Compare the gap between the two halves (fast and slow) in the printed lines with the width of the band. Where a share is near 1, " her" is all but a constant in all sentences; studies of massive values in Q and K of models with RoPE (Jin et al.; Jonasson) say why they gather in certain pairs. The figure does *not* say whether that constant is common to all tokens or the word's own (notebook 06), nor whether the model uses it (notebook 09).
 
 V has more freedom: $V\to VN$, $W_O\to N^{-1}W_O$ with any invertible $N$ ($W_O$: output matrix), so that for V not even the shares by pair are invariant; only what is computed *after* $W_O$ is.
 """

@@ -270,14 +270,14 @@ print(tuple(x.shape), sizes, label("layer"), layer)
 r"""
 ## 4. Ngưỡng, trước khi xem hình
 
-Bảy khẳng định của bài 06, mỗi khẳng định một con số và một ngưỡng. ($S$ là chỉ số nụ cười; tầng 0 để riêng.) Ở khẳng định 3, QK cần ít nhất bằng nửa trung bình của QQ và KK, và cao hơn mức ngẫu nhiên ít nhất 0,05. Khẳng định 7 ở bài 06 cần một từ thứ hai; ở đây token đối chứng đứng thay: nó mang độ dời chung của mọi token, nhưng không mang độ dời của từ bạn chọn.
+Bảy khẳng định của bài 06, mỗi khẳng định một con số và một ngưỡng. ($S$ là chỉ số nụ cười; tầng 0 để riêng.) Ở khẳng định 3, tỉ lệ cặp QK có $|s|>0{,}9$ phải ít nhất bằng một nửa trung bình của tỉ lệ ấy ở QQ và ở KK, và cao hơn mức ngẫu nhiên ít nhất 0,05. Khẳng định 7 ở bài 06 cần một từ thứ hai; ở đây token đối chứng đứng thay: nó mang trung bình chung của mọi token, nhưng không mang phần riêng của từ bạn chọn.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 4. Thresholds, before any figure
 
-The seven claims of notebook 06, each with a figure and a threshold. ($S$ is the smile index; layer 0 stands aside.) For claim 3, QK needs half of the mean of QQ and KK, and 0.05 above chance. Claim 7 needed a second word there; here the control token takes its place: it knows the offset common to all tokens, but not that of your word.
+The seven claims of notebook 06, each with a figure and a threshold. ($S$ is the smile index; layer 0 stands aside.) For claim 3, the share of QK pairs with $|s|>0.9$ must be at least half of the mean of those of QQ and KK, and 0.05 above chance. Claim 7 needed a second word there; here the control token takes its place: it has the common mean of all tokens, but not what is your word's own.
 """
 
 # %%
@@ -321,7 +321,7 @@ Hình này *không* cho biết nụ cười do trung bình hay do sự ghép c�
 
 ## 6. Hai phép xáo trộn, hai phép đo
 
-**Dự đoán.** Xáo trộn trong từng chiều giữ trung bình và phá ghép cặp. Ở hàng trên (cosine), đường ấy sẽ nằm trên vùng màu hay trên đường chấm? Còn ở hàng dưới (tương quan)?
+**Dự đoán.** Xáo trộn trong từng chiều giữ trung bình và phá ghép cặp. Ở hàng trên (cosine), đường của phép xáo trộn ấy sẽ trùng với đường viền của vùng màu hay với đường chấm? Còn ở hàng dưới (tương quan)?
 """
 
 # %% [markdown] lang="en"

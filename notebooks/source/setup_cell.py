@@ -44,7 +44,7 @@ try:
     HERE = Path.cwd()
 except OSError as error:
     raise FileNotFoundError(
-        f"\nThư mục mà kernel Jupyter đang chạy trong đó không còn nữa, hoặc không mở được ({error}): hãy mở lại sổ tay "
+        f"\nThư mục làm việc của kernel Jupyter không còn nữa, hoặc không mở được ({error}): hãy mở lại sổ tay "
         "từ một thư mục đang có rồi khởi động lại kernel.\n"
         f"\nThe folder that the Jupyter kernel runs in is gone, or may not be opened ({error}): open the notebook again "
         "from a folder that exists, and restart the kernel."
