@@ -1,7 +1,7 @@
 // Every slide as it is when one stands on it; MathJax has set every formula by then.
 async () => {
   await MathJax.startup.promise;
-  Reveal.configure({controls: false, progress: false, slideNumber: false}); // they take the most time, and stand above
+  Reveal.configure({controls: false, progress: false, slideNumber: false, viewDistance: 1}); // they take the most time, or stand above
   return Reveal.getSlides().map(slide => {
     const at = Reveal.getIndices(slide);
     Reveal.slide(at.h, at.v);

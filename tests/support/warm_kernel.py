@@ -12,7 +12,8 @@ from nbval.kernel import RunningKernel
 
 INLINE = "module://matplotlib_inline.backend_inline"
 FORKS = multiprocessing.get_context("forkserver")
-IMPORTED = """ipywidgets numba transformers.models.llama.modeling_llama helpers.experiments.verdicts helpers.teaching.checks
+IMPORTED = """ipywidgets transformers.models.llama.modeling_llama transformers.models.auto.tokenization_auto
+transformers.convert_slow_tokenizer helpers.kernels.cpu helpers.experiments.verdicts helpers.teaching.checks
 helpers.teaching.plots.interventions helpers.teaching.widgets"""
 FORKS.set_forkserver_preload([__name__, *IMPORTED.split()])
 

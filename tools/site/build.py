@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from inspect import isclass, ismodule, isroutine
 from itertools import compress
 from pathlib import Path
 from urllib.parse import unquote
@@ -45,7 +47,6 @@ NO_TERMS = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 MODULES = re.compile(r"^<!-- modules: (.*) -->$", re.MULTILINE)
-MODULE = "### {0}\n\n```{{eval-rst}}\n.. automodule:: {0}\n```\n"
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 
 
@@ -106,9 +107,15 @@ def page_text(path, language):
     stem = path.name.removesuffix(".md").removesuffix(".vi")
     if len(lines) > 2 and f"({stem}.{'vi.' * (language == 'en')}md)" in lines[2]:
         del lines[2]
-    return MODULES.sub(
-        lambda found: "\n".join(MODULE.format(name) for name in found[1].split()), "\n".join(lines) + "\n"
-    )
+    return MODULES.sub(lambda found: "\n".join(map(described, found[1].split())), "\n".join(lines) + "\n")
+
+
+def described(module):
+    """What autodoc shows of a module, member by member: of all of them it would read what is imported, too."""
+    found = [(name, value) for name, value in vars(import_module(module)).items() if name[0] != "_"]
+    others = [name for name, value in found if (isclass(value) or isroutine(value)) and value.__module__ != module]
+    own = ", ".join(name for name, value in found if name not in others and not ismodule(value))
+    return f"### {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members: {own}\n```\n"
 
 
 def notebook_for_the_site(path, language, **where):

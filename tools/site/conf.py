@@ -31,7 +31,6 @@ mathjax3_config = {"options": {"enableMenu": False}, "svg": {"mtextInheritFont":
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True}
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
