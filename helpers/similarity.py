@@ -75,7 +75,7 @@ def cosine_similarity(x):
         Rows and columns of a feature that is zero everywhere are NaN.
 
     Raises:
-        TypeError: not a real tensor.  ValueError: wrong rank, or NaN or infinity in `x`.
+        TypeError, ValueError: not a real tensor; wrong rank, or NaN or infinity in `x`.
 
     >>> cosine_similarity(torch.tensor([[1., 1.], [1., 3.]]))[0, 1].round(decimals=3)
     tensor(0.8940)
@@ -100,7 +100,7 @@ def pearson_correlation(x):
         of a constant feature (spread at rounding level of its magnitude) are NaN.
 
     Raises:
-        TypeError: not a real tensor.  ValueError: wrong rank, one sample, or NaN or infinity in `x`.
+        TypeError, ValueError: not a real tensor; wrong rank, one sample, or NaN or infinity in `x`.
 
     >>> x = torch.tensor([[1., 1.], [1., 3.], [2., 5.]])
     >>> bool((pearson_correlation(x) - torch.corrcoef(x.T)).abs().max() < 1e-6)

@@ -40,7 +40,7 @@ def effective_n(histogram, measure):
     """Effective sample size: the number of independent tokens whose null histogram is as wide as this one.
 
     n_eff = 1 / mean(s^2) for the cosine, 1 / mean(s^2) + 1 for the correlation, because the null has
-    the variance 1/n and 1/(n - 1).  Over all pairs of one part *with* the diagonal, 1 / mean(s^2) is
+    the variance 1/n and 1/(n - 1).  Over all pairs of one part, with the diagonal, 1 / mean(s^2) is
     the participation ratio of the occurrences, (sum of eigenvalues)^2 / sum of their squares.
 
     Args:

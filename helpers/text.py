@@ -80,7 +80,7 @@ def encode(tokenizer, sentences):
         `SentenceBatch` with `input_ids` and `attention_mask`, int64 `[sentence, token]`.
 
     Raises:
-        ValueError: no sentences, or an empty one.  TypeError: one string, no list.
+        ValueError, TypeError: no sentences, or an empty one; one string, no list.
     """
     if isinstance(sentences, str):
         raise TypeError(message("one_string", start=sentences[:30]))

@@ -1,4 +1,5 @@
 """What an edit of Q, K or V does to a model's predictions (notebook 09).
+The edit ends with its block:
 
     before = predict(model, batch)
     with edit_qkv(model, 5, "V", lambda v, positions: 0 * v):

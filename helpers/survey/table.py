@@ -36,11 +36,10 @@ def moment_histograms(total, sizes, **options):
 
     Args:
         total: `Moments` of all samples of one layer, at least two for the correlation.
-        sizes, options (measures, bins, threshold): as in `block_histograms`.
+        sizes, options: as in `block_histograms`.
 
     Returns:
-        `{measure: BlockHistograms}` without leading dimensions; one band of rows at a time is held
-        beyond the co-moment itself.
+        `{measure: BlockHistograms}` without leading dimensions; beyond the co-moment, one band of rows is held.
     """
     std = (total.comoment.diagonal() / total.count).clamp_min(0).sqrt()  # [F]
     scale = 1 / (std * total.count**0.5).clamp_min(torch.finfo(torch.float64).tiny)

@@ -269,6 +269,7 @@ Vùng màu là token đích, đường đen là token đối chứng, đường 
 Đọc hình: hai đầu của vùng màu có cao hơn phần giữa không? VV có khác QQ và KK không? Token đối chứng có cùng dạng không? Hình này *không* cho biết nụ cười đến từ đâu: mức nền đã phá *cùng lúc* trung bình (và phương sai) riêng của từng chiều, và sự ghép cặp giữa các chiều. Bài 05 sẽ tách hai thứ ấy ra.
 
 ## 5. Các khối hỗn hợp (cross block)
+
 **Dự đoán.** Trong QK, QV và KV, khối nào cười giống QQ và KK nhất? (Hình dưới đây không cho biết vì sao: xem mục 8.)
 """
 
@@ -279,6 +280,7 @@ The coloured area is the target, the black line the control token, the dashed gr
 Read it: are the ends of the coloured area higher than the middle? Does VV differ from QQ and KK? Has the control token the same form? The figure does *not* say where the smile comes from: the baseline has destroyed *two* things at once, each feature's own mean (and variance), and the pairing between features. Notebook 05 takes the two apart.
 
 ## 5. The cross blocks
+
 **Predict.** Which of QK, QV and KV smiles most like QQ and KK? (The figure below does not say why: see section 8.)
 """
 

@@ -279,6 +279,7 @@ Bảng đầu: KL so với lượt chạy đích, trung bình qua các câu. B�
 Hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau; hoán đổi phần ấy mà ít thay đổi thì cũng dễ hiểu. Bảng cho biết thông tin *từ nào đứng đó* nằm trong độ dời hay trong độ lệch, chứ *không* cho biết ở chỗ ấy có cần ngữ cảnh hay không. Bảng cuối so với một mô hình *chưa huấn luyện*: ngay cả ở đó, trung bình của một từ cũng mang dấu vết của từ ấy, vì vector gần như bằng từ *cộng* ngữ cảnh. Hãy so hai điều: các token sau dùng dấu vết ấy nhiều đến đâu (KL khi không can thiệp), và riêng tầng 0 đã đủ chưa.
 
 ### Cùng chỗ ấy, bỏ từng phần
+
 Giờ ta không thay từ nào: ở chỗ của " her", ta chỉ bỏ đúng một phần khỏi K và V, rồi đo KL so với lượt chạy không can thiệp. **Dự đoán:** bỏ phần nào hại nhất?
 """
 
@@ -289,6 +290,7 @@ The first table: KL to the target run, mean over sentences. The second: how much
 The two runs share their context, so what it adds is nearly the same in both, and little changes when it is swapped. The table tells whether offset or deviation carries *which word stood there*, *not* whether the context is needed at that place. The last table sets an *untrained* model beside it: the mean of a word bears its mark even there, a vector being nearly word *plus* context. Compare how much later tokens use it (the unedited KL), and whether layer 0 alone suffices.
 
 ### The same place, one part less
+
 Now no word is replaced: at the place of " her" we take just one part out of K and V, and measure the KL from the unedited run. **Predict:** which part is missed most?
 """
 

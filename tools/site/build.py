@@ -115,7 +115,7 @@ def described(module):
     found = [(name, value) for name, value in vars(import_module(module)).items() if name[0] != "_"]
     others = [name for name, value in found if (isclass(value) or isroutine(value)) and value.__module__ != module]
     own = ", ".join(name for name, value in found if name not in others and not ismodule(value))
-    return f"### {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members: {own}\n```\n"
+    return f"### {module.replace('.', '.<wbr>')}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members: {own}\n```\n"
 
 
 def notebook_for_the_site(path, language, **where):
