@@ -230,7 +230,7 @@ Mỗi khẳng định một ngưỡng, đặt ra trước khi bạn nhìn:
 2. **V phẳng hơn:** $S$ của VV thấp hơn $S$ của QQ và $S$ của KK ít nhất 0,1.
 3. **Q–K cao:** tỉ lệ cặp QK có $|s|>0{,}9$ ít nhất bằng một nửa trung bình của tỉ lệ tương ứng ở QQ và ở KK, và hơn tỉ lệ QK của mức nền ít nhất 0,05.
 4. **Trừ trung bình thì nụ cười mất:** $S<0$ ở mọi khối khi dùng tương quan.
-5. **Phần còn lại như nhiễu:** độ rộng, tức độ lệch chuẩn (standard deviation), của biểu đồ tương quan không quá 1,2 lần độ rộng của nhiễu thuần túy, bằng $1/\sqrt{n-1}$ với $n$ câu (bài 05).
+5. **Phần còn lại như nhiễu:** độ rộng, tức độ lệch chuẩn (standard deviation), của biểu đồ tương quan không quá 1,2 lần độ rộng của nhiễu thuần túy (với $n$ câu, nhiễu ấy rộng $1/\sqrt{n-1}$; bài 05).
 6. **Các khối trở nên giống nhau:** biểu đồ tương quan của hai khối bất kỳ cách nhau dưới 0,02 (khoảng cách Wasserstein-1: tính bình quân, mỗi cặp phải dịch đi bao xa thì biểu đồ này thành biểu đồ kia).
 
 (Tài liệu gốc gộp 5 và 6 làm một; nhưng các khối có thể giống nhau mà không phải là nhiễu.)

@@ -238,7 +238,7 @@ for block in ("QQ", "KK", "VV"):
 
 # %% [markdown] lang="vi"
 r"""
-Nếu gần như không có tầng nào khác nhau như thế, thì xét theo *cosine*, ranh giới giữa các đầu hầu như không thấy được: độ dời trung bình (mean offset) của từ, tức trung bình của mỗi chiều qua các lần xuất hiện của " her", làm nên cosine của hai chiều, dù chúng cùng đầu hay khác đầu. Điều đó *không* có nghĩa là mọi đầu giống nhau: các đầu có thể khác nhau mà trung bình vẫn thế.
+Nếu gần như không có tầng nào mà hai chỉ số $S$ ấy khác nhau, thì xét theo *cosine*, ranh giới giữa các đầu hầu như không thấy được: độ dời trung bình (mean offset) của từ, tức trung bình của mỗi chiều qua các lần xuất hiện của " her", làm nên cosine của hai chiều, dù chúng cùng đầu hay khác đầu. Điều đó *không* có nghĩa là mọi đầu giống nhau: các đầu có thể khác nhau mà trung bình vẫn thế.
 
 ## 3. Bản đồ nhiệt: $S$ theo đầu và theo tầng
 

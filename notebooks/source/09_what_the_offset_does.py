@@ -318,7 +318,7 @@ Dòng “bỏ phần do ngữ cảnh” là *mean ablation*, tức loại bỏ b
 
 ## 3. Trung bình chung, ở liều lượng nhỏ và bằng nhau
 
-Giờ đến một vector *khác*: trung bình chung $c$, thứ mà mọi token đều có. Ta trừ nó khỏi Q, K hoặc V của mọi token thường, ở mọi tầng, trên những câu không dùng để tính $c$. Các điểm hút chú ý (attention sink: token, thường là token đầu tiên, hút phần lớn trọng số của nhiều đầu) được nhận ra *theo độ dài* của luồng dư (residual stream; bài 05, 07), không theo vị trí, và được để nguyên.
+Giờ đến một vector *khác*: trung bình chung $c$, thứ mà mọi token đều có. Ta trừ nó khỏi Q, K hoặc V của mọi token thường, ở mọi tầng, trên những câu không dùng để tính $c$. Các điểm hút chú ý (attention sink: những token, thường là token đầu tiên, được nhiều đầu attention dồn phần lớn sự chú ý vào) được nhận ra *theo độ dài* của luồng dư (residual stream; bài 05, 07), không theo vị trí, và được để nguyên.
 
 Trừ trọn một vector dài thì theo hướng nào mô hình cũng hỏng. Mốc để coi là hỏng là KL của một máy đoán *chưa đọc văn bản*, lúc nào cũng đưa ra trung bình của mọi dự đoán: đã vượt mốc ấy thì KL lớn hơn không có nghĩa là “cần hơn”. Vì vậy ta so ở *liều nhỏ*: trừ $a\,c$ với $a=1/3$. Đối chứng, cũng ở liều ấy: năm vector ngẫu nhiên cùng độ dài ở từng đầu; và hai đối chứng khắt khe hơn, giữ độ dài của $c$ ở từng *cặp chiều* mà bước xoay (rotary step) quay cùng nhau, chỉ chọn lại góc một cách ngẫu nhiên (ở V, hoặc khi không có bước xoay: chọn lại ngẫu nhiên dấu của từng chiều).
 
@@ -403,7 +403,7 @@ figure = plot_doses(harm, SMALL, draws, strict, anchor, title=f"{model.provenanc
 r"""
 Đường màu: bỏ trung bình chung, liều tăng dần; hình thoi và hình vuông: các đối chứng, ở cùng một liều; đường nét đứt: máy đoán chưa đọc văn bản. Phía trên đường nét đứt thì mô hình không còn là *thiếu thông tin* nữa mà là *hỏng*. Giả sử $c$ cũng chỉ là một vector ngẫu nhiên: cứ sáu lần vẫn có một lần nó hại hơn cả năm vector kia. Hãy xem hai loại đối chứng cách nhau bao xa: nếu loại khắt khe còn hại hơn $c$, thì cái hại là *độ dài ở những cặp chiều ấy*, chứ không phải chính vector $c$.
 
-*Thay bằng trung bình* (mean ablation) chỉ giữ $c$, loại bỏ phần riêng của từ và phần do ngữ cảnh; *gán bằng 0* (zero ablation) loại bỏ cả $c$. Ở đâu thay bằng trung bình tệ gần bằng lúc chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
+*Thay bằng trung bình* (mean ablation) chỉ giữ $c$, loại bỏ phần riêng của từ và phần do ngữ cảnh; *gán bằng 0* (zero ablation) loại bỏ cả $c$. Ở đâu phép thay bằng trung bình cho KL gần với mức chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
 
 ## 4. Khóa: softmax triệt tiêu hằng số
 
