@@ -45,7 +45,7 @@ try:
 except OSError as error:
     raise FileNotFoundError(
         f"\nThư mục làm việc của kernel Jupyter không còn nữa, hoặc không mở được ({error}): hãy mở lại sổ tay "
-        "từ một thư mục đang có rồi khởi động lại kernel.\n"
+        "từ một thư mục còn tồn tại rồi khởi động lại kernel.\n"
         f"\nThe folder that the Jupyter kernel runs in is gone, or may not be opened ({error}): open the notebook again "
         "from a folder that exists, and restart the kernel."
     ) from None
