@@ -98,7 +98,7 @@ def test_a_reader_runs_notebook_02_and_the_figure_follows_the_slider(page, explo
     image, words, handle = (shown.locator(css) for css in parts)
     image.wait_for()
     handle.scroll_into_view_if_needed()
-    assert shown.count() == image.count() == handle.count() == 1
+    assert shown.count() == image.count() == handle.count() == 1 and not shown.locator(".widget-readout").is_visible()
 
     def shows(value):
         """The slider, the words and the picture all belong to `value`."""

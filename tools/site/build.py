@@ -110,12 +110,12 @@ def page_text(path, language):
     return MODULES.sub(lambda found: "\n".join(map(described, found[1].split())), "\n".join(lines) + "\n")
 
 
-def described(module):
-    """What autodoc shows of a module, member by member: of all of them it would read what is imported, too."""
-    found = [(name, value) for name, value in vars(import_module(module)).items() if name[0] != "_"]
-    others = [name for name, value in found if (isclass(value) or isroutine(value)) and value.__module__ != module]
-    own = ", ".join(name for name, value in found if name not in others and not ismodule(value))
-    return f"### {module.replace('.', '.<wbr>')}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members: {own}\n```\n"
+def described(name):
+    """A module and the members that it defines; asked for all, autodoc reads the sources of imported ones first."""
+    found = [(key, value) for key, value in vars(import_module(name)).items() if key[0] != "_"]
+    others = [key for key, value in found if (isclass(value) or isroutine(value)) and value.__module__ != name]
+    own = ", ".join(key for key, value in found if key not in others and not ismodule(value))
+    return f"### {name.replace('.', '.<wbr>')}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members: {own}\n```\n"
 
 
 def notebook_for_the_site(path, language, **where):
