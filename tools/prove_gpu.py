@@ -27,7 +27,7 @@ from helpers import block_histograms
 from helpers.kernels import describe_cuda, prove_triton
 from tests.support import oracle
 from tests.support.histograms import features, through
-from tools.benchmarks.report import GPU, ROOT, rates, seconds, store
+from tools.benchmarks.report import GPU, ROOT, rates, read, seconds, store
 
 TESTS = ROOT / "tests" / "kernels" / "test_triton.py"
 KERNELS = ("triton", "torch")
@@ -136,7 +136,7 @@ def main():
         prove(found)
     except Exception:  # noqa: BLE001 - out of memory, a compiler that fails: what was measured before stays
         found["error"] = traceback.format_exc()
-    store(GPU, found)
+    store(GPU, (read(GPU) if GPU.exists() else {}) | {found["machine"]["device"]: found})
     wrong = failures(found)
     print(GPU.read_text(encoding="utf-8"), *wrong, sep="\n")
     return int(bool(wrong))

@@ -26,11 +26,11 @@ def test_the_pages_show_the_stored_measurements_and_architectures(of):
 @pytest.mark.parametrize("language", ("en", "vi"))
 def test_what_a_gpu_gave_fills_its_section_and_nothing_else_does(language):
     unseen, said = SAID["unseen"][language], SAID["said"][language]
-    for found in (None, GPU | {"error": "out of memory"}):
-        assert report.section("gpu", language, gpu=found).startswith(unseen)
-    section = report.section("gpu", language, gpu=GPU)
+    for found in ([], [GPU | {"error": "out of memory"}]):
+        assert report.section("gpu", language, gpus=found).startswith(unseen)
+    section = report.section("gpu", language, gpus=[GPU])
     assert unseen not in section and [words for words in said if words not in section] == []
-    wrong = report.section("gpu", language, gpu=GPU | {"proof": "QQ counts differ"})
+    wrong = report.section("gpu", language, gpus=[GPU | {"proof": "QQ counts differ"}])
     assert "QQ counts differ" in wrong and "`auto`" not in wrong
 
 
@@ -70,14 +70,15 @@ def test_prove_gpu_tells_a_proof_from_what_is_none():
 
 
 def test_prove_gpu_that_breaks_off_keeps_what_it_measured(monkeypatch, tmp_path, capsys):
-    stand_ins = {"describe": dict, "rates": lambda *_, **__: {"gflops": 3.0}, "run_tests": lambda: GPU["tests"]}
-    stand_ins |= {"GPU": tmp_path / "gpu.json", "prove_triton": Mock(side_effect=RuntimeError("CUDA out of memory"))}
+    gives = {"describe": {"device": "toy"}, "rates": {"gflops": 3.0}, "run_tests": GPU["tests"]}
+    stand_ins = {name: Mock(return_value=value) for name, value in gives.items()} | {"GPU": tmp_path / "gpu.json"}
+    stand_ins["prove_triton"] = Mock(side_effect=RuntimeError("CUDA out of memory"))
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(prove_gpu, name, stand_in)
     monkeypatch.setattr(prove_gpu.torch.cuda, "is_available", lambda: True)
     assert prove_gpu.main() == 1
-    found = report.read(tmp_path / "gpu.json")
-    assert found["machine"] == {"gflops": 3.0} and found["tests"]["passed"] == 24
+    found = report.read(tmp_path / "gpu.json")["toy"]
+    assert found["machine"]["gflops"] == 3.0 and found["tests"]["passed"] == 24
     assert "CUDA out of memory" in found["error"] and "CUDA out of memory" in capsys.readouterr().out
 
 

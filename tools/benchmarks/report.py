@@ -129,7 +129,7 @@ def page(text, language):
     """The page with its tables made anew."""
     results = read(RESULTS)
     shapes = {shape: compared(at) for shape, at in results["shapes"].items()}
-    facts = results | {"shapes": shapes, "goals": goals(shapes), "gpu": read(GPU)}
+    facts = results | {"shapes": shapes, "goals": goals(shapes), "gpus": read(GPU).values()}
     facts |= {"both": BOTH, "layered": (NOTEBOOK, TORCH, OURS)}
     for name in ("machine", "goals", "comparison", "growth", "gpu"):
         text = between(text, name, section(name, language, **facts))
