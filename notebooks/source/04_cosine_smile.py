@@ -549,7 +549,7 @@ r"""
 - Khẳng định đúng chưa có nghĩa là lời giải thích đúng: phải kiểm tra cả lời giải thích, với ngưỡng đặt trước.
 
 ## Tài liệu
-Ba bài đầu nói về cosine giữa vector của các *token* (hàng), không phải giữa các chiều (cột).
+Ba bài báo đầu nói về cosine giữa vector của các *token* (hàng), không phải giữa các chiều (cột).
 
 - J. Gao và cộng sự, *Representation Degeneration Problem in Training Natural Language Generation Models*, ICLR 2019 ([arXiv:1907.12009](https://arxiv.org/abs/1907.12009)).
 - K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)).

@@ -154,7 +154,7 @@ Hãy kéo thanh trượt. Nếu lúc đầu $S>0$, nó có giảm đều theo $a
 
 ## 2. Dự đoán biểu đồ chỉ từ trung bình và phương sai
 
-Đồng nhất thức: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ với $b=\mu/\text{rms}$. Với mỗi chiều, gọi trung bình của các bình phương là **năng lượng (energy)**; $b^2$ là tỉ lệ năng lượng thuộc về độ dời. Bỏ số hạng chứa $r$ thì $\cos_{ij}\approx b_ib_j$: một dự đoán *không biết gì* về quan hệ giữa các chiều. Nó cách biểu đồ tần suất (histogram) thật bao xa (khoảng cách Wasserstein-1, W1, bài 05), còn phân phối theo giả thuyết không (null) cách bao xa?
+Đồng nhất thức: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ với $a_i=\sigma_i/\text{rms}_i$ (không phải $a$ của mục 1) và $b_i=\mu_i/\text{rms}_i$. Với mỗi chiều, gọi trung bình của các bình phương là **năng lượng (energy)**; $b^2$ là tỉ lệ năng lượng thuộc về độ dời. Bỏ số hạng chứa $r$ thì $\cos_{ij}\approx b_ib_j$: một dự đoán *không biết gì* về quan hệ giữa các chiều. Nó cách biểu đồ tần suất (histogram) thật bao xa (khoảng cách Wasserstein-1, W1, bài 05), còn phân phối theo giả thuyết không (null) cách bao xa?
 """
 
 # %% [markdown] lang="en"
@@ -163,7 +163,7 @@ Move the slider. Where $S>0$ at first, does it fall evenly with $a$? In the iden
 
 ## 2. Predict the histogram from means and variances alone
 
-The identity: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ with $b=\mu/\text{rms}$. Call the mean of the squares the **energy** of a feature; $b^2$ is the share of it that is offset. Without the term with $r$, $\cos_{ij}\approx b_ib_j$: a prediction that knows *nothing* about relations between features. How far (Wasserstein-1 distance, W1, notebook 05) is it from the real histogram, and how far is the null distribution?
+The identity: $\cos_{ij}=a_ia_jr_{ij}+b_ib_j$ with $a_i=\sigma_i/\text{rms}_i$ (not the $a$ of section 1) and $b_i=\mu_i/\text{rms}_i$. Call the mean of the squares the **energy** of a feature; $b^2$ is the share of it that is offset. Without the term with $r$, $\cos_{ij}\approx b_ib_j$: a prediction that knows *nothing* about relations between features. How far (Wasserstein-1 distance, W1, notebook 05) is it from the real histogram, and how far is the null distribution?
 """
 
 # %%
@@ -509,7 +509,7 @@ Mỗi chấm là một khối ở một tầng; tại đường nét đứt, nul
 Cosine: null khớp được bao nhiêu *nụ cười*? Nếu $e^{\kappa s^2}$ khớp tốt ngang thế hoặc hơn, thì nụ cười không nói gì về “số câu”, chỉ nói độ dời chiếm bao nhiêu năng lượng. Tương quan: nếu null khớp gần hết, thì hình chuông ấy không phải là nhiễu của 54 câu, mà là nhiễu của $n_\text{eff}$ câu độc lập.
 
 ### Bài tập 6.3
-$n_\text{eff}$ đếm gì? Chia mỗi cột trong $F$ cột của `x` `[sample, feature]` cho độ dài của nó, được $Z$; gọi $\lambda_k$ là các trị riêng của $ZZ^\top$. Tính cả đường chéo, và với $s=r$ nếu `x` đã được trừ trung bình (mean-centring), ta có
+$n_\text{eff}$ đếm gì? Chia mỗi cột trong $F$ cột của `x` `[sample, feature]` cho độ dài của nó, được $Z$; gọi $\lambda_k$ là các trị riêng của $ZZ^\top$. Nếu trung bình $\overline{s^2}$ kể cả đường chéo (và $s=r$ khi `x` đã được trừ trung bình (mean-centring)), ta có
 
 $$F^2\,\overline{s^2}=\|Z^\top Z\|_F^2=\|ZZ^\top\|_F^2=\sum_k\lambda_k^2,\qquad F=\operatorname{tr}(ZZ^\top)=\sum_k\lambda_k.$$
 
@@ -596,7 +596,7 @@ for claim, holds, value in (
 
 # %% [markdown] lang="vi"
 r"""
-Cột cuối là giá trị nhỏ nhất và lớn nhất, qua các tầng, của con số quyết định: (1) số nhỏ hơn trong hai chỉ số $S$ của QQ và KK; (2) $S$ của VV trừ đi số ấy; (3) tỉ lệ cặp QK có $|s|>0{,}9$; của tương quan, (4) $S$ lớn nhất, (5) độ rộng lớn nhất chia cho độ rộng của nhiễu, $1/\sqrt{n-1}$, và (6) W1 lớn nhất giữa hai khối; (7) cosine giữa hai nửa trừ cosine giữa hai từ. Dòng 3 gần như đương nhiên khi cả Q và K đều có độ dời lớn.
+Cột cuối là giá trị nhỏ nhất và lớn nhất, qua các tầng, của con số quyết định: (1) số nhỏ hơn trong hai chỉ số $S$ của QQ và KK; (2) $S$ của VV trừ đi số ấy; (3) tỉ lệ cặp QK có $|s|>0{,}9$; riêng (4), (5), (6) tính trên biểu đồ tương quan: (4) $S$ lớn nhất, (5) độ rộng lớn nhất chia cho độ rộng của nhiễu, $1/\sqrt{n-1}$, (6) W1 lớn nhất giữa hai khối; (7) cosine giữa hai nửa trừ cosine giữa hai từ. Dòng 3 gần như đương nhiên khi cả Q và K đều có độ dời lớn.
 
 Khẳng định cuối của tài liệu gốc, rằng độ dời là “*mã* mà mô hình dựa vào để vận hành”, không có trong bảng: biểu đồ không thể cho biết mô hình có dùng độ dời hay không. Bài 09 sẽ hoán đổi độ dời của hai từ, rồi xét đến trung bình chung.
 """

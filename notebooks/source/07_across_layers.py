@@ -625,7 +625,7 @@ r"""
 - “Trừ trung bình thì nụ cười mất” và “token đích cười rõ hơn token đối chứng” đúng ở gần hết các tầng, không phải ở *mọi* tầng (dòng 2 và 3).
 
 ## Tài liệu
-Ba bài đầu nói về cosine giữa các *vector token* (các hàng), không phải giữa các chiều (các cột) như ở đây.
+Ba bài báo đầu nói về cosine giữa các *vector token* (các hàng), không phải giữa các chiều (các cột) như ở đây.
 - K. Ethayarajh, *How Contextual are Contextualized Word Representations?*, EMNLP 2019 ([arXiv:1909.00512](https://arxiv.org/abs/1909.00512)): biểu diễn của cùng một từ khác nhau nhiều hơn ở tầng sâu.
 - W. Timkey và M. van Schijndel, *All Bark and No Bite*, EMNLP 2021 ([arXiv:2109.04404](https://arxiv.org/abs/2109.04404)): vài chiều chi phối cosine.
 - N. Godey, É. de la Clergerie và B. Sagot, *Anisotropy Is Inherent to Self-Attention in Transformers*, EACL 2024 ([arXiv:2401.12143](https://arxiv.org/abs/2401.12143)).

@@ -355,7 +355,7 @@ Kích thước ở trên là `[lần cắt, tầng, đầu]`. Dòng đầu cho b
 
 Ta lấy tầng ở một phần mười chiều sâu, như ở bài 04. Mỗi điểm là một đầu, với khoảng tin cậy jackknife 95% (bỏ lần lượt từng câu); đường nét đứt là giá trị gộp; dải xám là 90% ở giữa của các nhóm ngẫu nhiên. Khoảng jackknife cho biết $S$ của đầu ấy thay đổi bao nhiêu nếu chọn *câu* khác, dải xám cho biết nó thay đổi bao nhiêu nếu chọn *chiều* khác.
 
-**Dự đoán.** Bao nhiêu khoảng không chứa giá trị gộp? Bao nhiêu điểm nằm ngoài dải xám?
+**Dự đoán.** Có bao nhiêu khoảng tin cậy không chứa giá trị gộp, bao nhiêu điểm nằm ngoài dải xám?
 """
 
 # %% [markdown] lang="en"

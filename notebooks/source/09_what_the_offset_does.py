@@ -95,7 +95,7 @@ Bài 06 tách mỗi vector thành ba phần: $x=c+\delta_w+\varepsilon$. **Trung
 
 **Ngưỡng, đặt trước khi bạn chạy.**
 - Độ dời *mang thông tin về từ*: thay độ dời của từ bằng độ dời của một từ khác thì KL so với lượt chạy có từ khác ấy giảm hơn một nửa, còn thay các độ lệch (quanh trung bình của từ) thì không; cả hai theo khoảng tin cậy (confidence interval) 95% qua các từ. Ngoài ra, với mọi từ, KL giảm nhiều hơn so với khi đặt vào độ dời của một từ thứ ba.
-- Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (xét cận dưới). *Đặc thù*: ở liều lượng một phần ba, bỏ nó hại hơn bỏ bất kỳ vector ngẫu nhiên nào cùng độ dài. *Tự nó đủ*: chỉ giữ lại nó thì KL vẫn dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và dưới một nửa KL của phép gán bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
+- Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (xét cận dưới). *Đặc thù*: ở liều lượng một phần ba, bỏ nó hại hơn bỏ bất kỳ vector ngẫu nhiên nào cùng độ dài. *Tự nó đủ*: chỉ giữ lại nó thì KL vẫn dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và dưới một nửa KL khi gán cả vector (Q, K hay V) bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
 - *Bị triệt tiêu*: KL dưới 0,001.
 """
 
@@ -109,7 +109,7 @@ Notebook 06 split each vector into three: $x=c+\delta_w+\varepsilon$. The **comm
 
 **Thresholds, set before you run anything.**
 - The offset *carries the word*: putting another word's offset in its place removes more than half of the KL to a run with that other word, and putting in its deviations around the mean does not (both by 95% intervals over words); and for every word it beats a wrong word's offset.
-- The common mean is *needed*: without it the KL is above 0.1 (lower end). *Specific*: at a dose of one third it does more harm than every random vector of its length. *Enough*: keeping only it gives less than half of the KL of a predictor that *has not read the text*, and of setting to zero (*undecided* if the interval reaches over that).
+- The common mean is *needed*: without it the KL is above 0.1 (lower end). *Specific*: at a dose of one third it does more harm than every random vector of its length. *Enough*: keeping only it gives less than half of the KL of a predictor that *has not read the text*, and of that when the whole vector (Q, K or V) is set to zero (*undecided* if the interval reaches over that).
 - *Cancelled*: KL below 0.001.
 """
 
@@ -608,7 +608,7 @@ print("✓")
 r"""
 ## Tự kiểm tra
 1. Vì sao khi đặt nguyên K và V của " him" vào một vị trí thì KL phải đúng bằng 0, dù Q ở đó vẫn là của " her"?
-2. Một bạn cộng 1000 vào mọi phần tử của K ở GPT-2, thấy logit (điểm của từng token trước softmax) không đổi, và kết luận: “GPT-2 không dùng K”. Sai ở đâu?
+2. Một bạn cộng 1000 vào mọi phần tử của K ở GPT-2, thấy logit (con số mà mô hình cho từng token có thể đứng tiếp theo, trước softmax) không đổi, và kết luận: “GPT-2 không dùng K”. Sai ở đâu?
 3. Trung bình chung không cho biết từ nào đứng đó. Vì sao bỏ nó đi vẫn có thể làm hỏng mô hình?
 
 <details><summary>Trả lời ngắn</summary>

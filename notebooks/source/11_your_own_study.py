@@ -134,7 +134,7 @@ for note in notes:
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng bắt đầu bằng dấu gạch là một việc đã làm với văn bản của bạn; không có dòng nào nghĩa là không phải sửa gì. Câu trùng bị bỏ vì một câu lặp lại không phải là một quan sát mới.
+Mỗi dòng bắt đầu bằng dấu gạch là một việc đã làm với văn bản của bạn; nếu không in ra dòng nào như thế thì văn bản không phải sửa gì. Câu trùng bị bỏ vì một câu lặp lại không phải là một quan sát mới.
 
 Nếu đầu vào không dùng được, bài dừng ở đúng ô ấy với *một câu* nói rõ vì sao. Ví dụ (ở đây lỗi được bắt lại để bài chạy tiếp):
 """
@@ -580,7 +580,7 @@ r"""
 ## Tự kiểm tra
 1. Vì sao với từ gồm nhiều token ta chọn token cuối mà không chọn token đầu?
 2. Có 30 câu nhưng chỉ 4 đoạn đầu khác nhau, mô hình nhân quả. Cỡ mẫu thật là bao nhiêu?
-3. Con số quyết định vượt ngưỡng, nhưng khoảng tin cậy vắt qua ngưỡng. Bạn viết gì?
+3. Con số quyết định đạt ngưỡng, nhưng khoảng tin cậy vắt qua ngưỡng. Bạn viết gì?
 4. Hai mô hình cùng có $S>0$ ở QQ. Có được kết luận rằng chúng “dùng chung một mã” không?
 
 <details><summary>Trả lời ngắn</summary>
@@ -595,7 +595,7 @@ r"""
 - Một nghiên cứu nhỏ gồm: đầu vào sạch và được ghi lại, ngưỡng đặt trước, mức nền đúng, phán quyết có khoảng tin cậy, kết luận không mạnh hơn số liệu.
 - Từ nhiều token: xét token cuối, tìm bằng cả dãy.
 - Số quan sát thật là số đoạn văn bản *khác nhau* mà token đích thấy.
-- Độ dời tách được thành phần của bias và phần của $W\bar h$; hai mô hình có thể cùng cười vì những lý do khác nhau.
+- Có thể tách độ dời làm hai: phần của bias và phần của $W\bar h$; hai mô hình có thể cùng cười vì những lý do khác nhau.
 
 ## Tài liệu
 - N. Reimers và I. Gurevych, *Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks*, EMNLP 2019 ([arXiv:1908.10084](https://arxiv.org/abs/1908.10084)).
