@@ -39,7 +39,7 @@ $(BIN)/python:
 	-@$(PIP) -q --upgrade pip  # a newer one installs in half the time; without it, it goes on
 
 # Sets of packages are the extras of pyproject.toml.  All but the first are added to it on their first use, and
-# again when the lists change.
+# again when the lists change; by the name of the project, which is there: pip looks for what it needs alone.
 SETS := lab build test class site bench
 WITHIN_test := lab build class site
 $(VENV)/run: pyproject.toml constraints.txt | $(BIN)/python
@@ -49,7 +49,7 @@ $(VENV)/run: pyproject.toml constraints.txt | $(BIN)/python
 
 $(SETS:%=$(VENV)/%): $(VENV)/%: $(VENV)/run
 	@echo "== adding the packages of [$*]"
-	$(PIP) -e ".[$*]"
+	$(PIP) "qkv-token-similarity[$*]"
 	@touch $@ $(WITHIN_$*:%=$(VENV)/%)
 
 # The checksums of the models stand in this table.

@@ -637,7 +637,7 @@ r"""
 r"""
 ## Check yourself
 1. Why must putting the whole K and V of " him" into one place give a KL of exactly 0, although Q there is still that of " her"?
-2. A friend adds 1000 to every entry of K in GPT-2, sees the logits (the scores of the tokens before the softmax) unchanged and concludes: "GPT-2 does not use K". What is wrong?
+2. A friend adds 1000 to every entry of K in GPT-2, sees the logits (the model's number for each token that may come next, before the softmax) unchanged and concludes: "GPT-2 does not use K". What is wrong?
 3. The common mean cannot tell which word stood there. Why may dropping it break the model all the same?
 
 <details><summary>Short answers</summary>

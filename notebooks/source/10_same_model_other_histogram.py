@@ -25,7 +25,7 @@ r"""
 r"""
 # 10 · The same model, another histogram
 
-**Question.** Can a model be changed so that the smile of KK closes and *not one logit* changes? (A logit is the score of a token before the softmax.) If so, what does a histogram speak of, and which quantity is left?
+**Question.** Can a model be changed so that the smile of KK closes and *not one logit* changes? (A logit is the model's number for a token that may come next, before the softmax.) If so, what does a histogram speak of, and which quantity is left?
 
 **Afterwards you can**
 - build a model with *another histogram and the same logits*: gauge freedom;

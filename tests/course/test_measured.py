@@ -26,11 +26,10 @@ def test_the_pages_show_the_stored_measurements_and_architectures(of):
 @pytest.mark.parametrize("language", ("en", "vi"))
 def test_what_a_gpu_gave_fills_its_section_and_nothing_else_does(language):
     unseen, said = SAID["unseen"][language], SAID["said"][language]
-    for found in ([], [GPU | {"error": "out of memory"}]):
-        assert report.section("gpu", language, gpus=found).startswith(unseen)
-    section = report.section("gpu", language, gpus=[GPU])
-    assert unseen not in section and [words for words in said if words not in section] == []
-    wrong = report.section("gpu", language, gpus=[GPU | {"proof": "QQ counts differ"}])
+    changed = {"error": "out of memory"}, {}, {"proof": "QQ counts differ"}
+    none, right, wrong = (report.section("gpu", language, gpus=[GPU | change]) for change in changed)
+    assert none == report.section("gpu", language, gpus=[]) and none.startswith(unseen)
+    assert unseen not in right and [words for words in said if words not in right] == []
     assert "QQ counts differ" in wrong and "`auto`" not in wrong
 
 
