@@ -121,14 +121,14 @@ assert torch.allclose(unit.T @ unit, cosine_similarity(x))
 r"""
 ## 2. Hệ số tương quan: trừ trung bình trước đã
 
-Hệ số tương quan Pearson *chính là* độ tương đồng cosine, tính sau khi trừ trung bình (mean-centring) ở mỗi cột. Toàn bộ khác biệt giữa hai phép đo nằm trong một dòng.
+Hệ số tương quan Pearson, ký hiệu $r$, *chính là* độ tương đồng cosine, tính sau khi trừ trung bình (mean-centring) ở mỗi cột. Toàn bộ khác biệt giữa hai phép đo nằm trong một dòng.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 2. Correlation: subtract the mean first
 
-The Pearson correlation *is* the cosine similarity, taken after each column's mean is subtracted (mean-centring). The whole difference between the two measures is one line.
+The Pearson correlation, written $r$, *is* the cosine similarity, taken after each column's mean is subtracted (mean-centring). The whole difference between the two measures is one line.
 """
 
 # %%

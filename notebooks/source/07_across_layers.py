@@ -490,7 +490,7 @@ print(say("tầng   S (QQ)   độ dài: token đầu tiên, trung vị   khổn
           "layer  S (QQ)      length: first token,   median            massive: first, other        looks at first"))  # fmt: skip
 for i in range(max(step - 2, 0), min(step + 4, n_layer)):
     first, other = (int(tokens.sum()) for tokens in (massive[i, :, 0], massive[i, :, 1:]))
-    show(f"{i:5d}  {qq[i]:+7.2f}  {lengths[i, :, 0].mean():24.0f}{typical[i]:10.0f}", end="")
+    show(f"{i:5d}  {qq[i]:+7.2f}  {lengths[i, :, 0].mean():24,.0f}{typical[i]:10,.0f}", end="")
     show(f"{first:27d}{other:6d}{on_first[i]:22.2f}")
 away = (on_first < on_first[1:].median() / 2).nonzero().flatten().tolist()
 print(

@@ -95,7 +95,7 @@ Bài 06 tách mỗi vector thành ba phần: $x=c+\delta_w+\varepsilon$. **Trung
 
 **Ngưỡng, đặt trước khi bạn chạy.**
 - Độ dời *mang thông tin về từ*: thay độ dời của từ bằng độ dời của một từ khác thì KL so với lượt chạy có từ khác ấy giảm hơn một nửa, còn thay các độ lệch (quanh trung bình của từ) thì không; cả hai theo khoảng tin cậy (confidence interval) 95% qua các từ. Ngoài ra, với mọi từ, KL giảm nhiều hơn so với khi đặt vào độ dời của một từ thứ ba.
-- Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (xét cận dưới). *Đặc thù*: ở liều lượng một phần ba, bỏ nó hại hơn bỏ bất kỳ vector ngẫu nhiên nào cùng độ dài. *Tự nó đủ*: chỉ giữ lại nó thì KL vẫn dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và dưới một nửa KL khi gán cả vector (Q, K hay V) bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
+- Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (xét cận dưới của khoảng tin cậy 95%, ở đây tính qua các câu). *Đặc thù*: ở liều lượng một phần ba (trừ $c/3$ thay vì $c$), bỏ nó hại hơn bỏ bất kỳ vector ngẫu nhiên nào cùng độ dài, cũng ở liều ấy. *Tự nó đủ*: chỉ giữ lại nó thì KL vẫn dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và dưới một nửa KL khi gán cả vector (Q, K hay V) bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
 - *Bị triệt tiêu*: KL dưới 0,001.
 """
 
@@ -109,7 +109,7 @@ Notebook 06 split each vector into three: $x=c+\delta_w+\varepsilon$. The **comm
 
 **Thresholds, set before you run anything.**
 - The offset *carries the word*: putting another word's offset in its place removes more than half of the KL to a run with that other word, and putting in its deviations around the mean does not (both by 95% intervals over words); and for every word it beats a wrong word's offset.
-- The common mean is *needed*: without it the KL is above 0.1 (lower end). *Specific*: at a dose of one third it does more harm than every random vector of its length. *Enough*: keeping only it gives less than half of the KL of a predictor that *has not read the text*, and of that when the whole vector (Q, K or V) is set to zero (*undecided* if the interval reaches over that).
+- The common mean is *needed*: without it the KL is above 0.1 (lower end of the 95% interval, over sentences here). *Specific*: at a dose of one third ($c/3$ is taken out, not $c$) it does more harm than every random vector of its length at that dose. *Enough*: keeping only it gives less than half of the KL of a predictor that *has not read the text*, and of that when the whole vector (Q, K or V) is set to zero (*undecided* if the interval reaches over that).
 - *Cancelled*: KL below 0.001.
 """
 
@@ -314,7 +314,7 @@ for name, kl in missed.items():
 
 # %% [markdown] lang="vi"
 r"""
-Dòng “bỏ phần do ngữ cảnh” là *mean ablation*, tức loại bỏ bằng cách thay bằng trung bình, ở một vị trí. KL nhỏ ở đây không có nghĩa là ngữ cảnh vô ích: ngữ cảnh còn đến với các token sau qua mọi vị trí khác.
+Trong bài này, số sau ± là nửa độ rộng của khoảng tin cậy 95% qua các câu, không phải sai số chuẩn (standard error) như ở bài 08. Dòng “bỏ phần do ngữ cảnh” là *mean ablation*, tức loại bỏ bằng cách thay bằng trung bình, ở một vị trí. KL nhỏ ở đây không có nghĩa là ngữ cảnh vô ích: ngữ cảnh còn đến với các token sau qua mọi vị trí khác.
 
 ## 3. Trung bình chung, ở liều lượng nhỏ và bằng nhau
 
@@ -327,7 +327,7 @@ Trừ trọn một vector dài thì theo hướng nào mô hình cũng hỏng. M
 
 # %% [markdown] lang="en"
 r"""
-The line "without what the context adds" is *mean ablation* at one place. A small KL here does not mean that context is useless: it reaches later tokens through every other position.
+In this notebook ± is half of the 95% interval over sentences (not a standard error, as in notebook 08). The line "without what the context adds" is *mean ablation* at one place. A small KL here does not mean that context is useless: it reaches later tokens through every other position.
 
 ## 3. The common mean, at small and equal doses
 

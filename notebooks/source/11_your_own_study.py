@@ -396,14 +396,14 @@ for line in conclude(verdicts, x, sizes, layer, target):
 r"""
 ## 9. Một hình và một bảng để mang đi
 
-Cả hai được ghi vào thư mục `my_study/`, cạnh bài này. Bảng CSV mở được bằng phần mềm bảng tính (tên cột viết bằng tiếng Anh). Làm lại với cùng từ và cùng mô hình thì ghi đè lên bản cũ.
+Cả hai được ghi vào thư mục `my_study/`, cạnh bài này. Bảng CSV mở được bằng phần mềm bảng tính. Tên cột viết bằng tiếng Anh; số viết với dấu chấm thập phân, dấu phẩy ngăn các cột. Nếu phần mềm của bạn đặt theo lối Việt, hãy chọn định dạng số tiếng Anh khi mở tệp, kẻo 1.984 bị đọc thành một nghìn chín trăm tám mươi tư. Làm lại với cùng từ và cùng mô hình thì ghi đè lên bản cũ.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 9. One figure and one table to take away
 
-Both go into the folder `my_study/` beside this notebook. The CSV opens in a spreadsheet. Another run with the same word and model writes over the old ones.
+Both go into the folder `my_study/` beside this notebook. The CSV opens in a spreadsheet; its numbers have a decimal point, whatever the language. Another run with the same word and model writes over the old ones.
 """
 
 # %%

@@ -77,7 +77,7 @@ def number(value, form=None, *, language="en"):
     if not isinstance(value, float):
         return "" if value is None else value
     short = ",.0f" if value >= 9999.5 else ".0f" if value >= 100 else ".1f" if value >= 10 else ".2g"
-    text = format(value, form or short)
+    text = format(value, (form or short).replace(",", "," if value >= 9999.5 else ""))
     return text.translate(str.maketrans(".,", ",.")) if language == "vi" else text
 
 
