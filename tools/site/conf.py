@@ -28,7 +28,7 @@ myst_url_schemes = {"http": None, "https": None, "mailto": None, "site": "../{{p
 mathjax_path = "tex-svg.js"  # one file with all its glyphs
 mathjax3_config = {"options": {"enableMenu": False}, "svg": {"mtextInheritFont": True}}
 
-autodoc_member_order = "bysource"
+autodoc_default_options = {"member-order": "bysource", "exclude-members": "set"}  # matplotlib writes it for figures
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 add_module_names = False
