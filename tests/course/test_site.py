@@ -323,7 +323,7 @@ def test_explorer_works_by_keyboard_quickly_and_from_one_host(browser, address, 
     assert np.median(redraws) < 60, redraws
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert not complaints and all(url.startswith((address, "data:")) for url in requests)
-    page.close()
+    assert ("dequantised" in root.inner_text()) == (language == "en")
 
 
 def test_first_view_of_the_front_page_is_light_and_says_what_was_found(browser, address):

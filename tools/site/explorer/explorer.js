@@ -362,7 +362,7 @@ function swapView({ say, number, data }) {
     };
     which.onchange = into.onchange = show;
     node.append(make("div", { className: "ex-buttons" }, make("label", {}, say("sentence"), " ", which), make("label", {}, say("instead"), " ", into)), line, list,
-      make("p", { className: "ex-small" }, say("swap_legend", { model: data.model })));
+      make("p", { className: "ex-small" }, say("swap_legend", { model: data.model.replace(data.text.en.dequantised, say("dequantised")) })));
     show();
   };
   new IntersectionObserver((seen, observer) => {
