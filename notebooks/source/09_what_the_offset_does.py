@@ -608,7 +608,7 @@ print("✓")
 r"""
 ## Tự kiểm tra
 1. Vì sao khi đặt nguyên K và V của " him" vào một vị trí thì KL phải đúng bằng 0, dù Q ở đó vẫn là của " her"?
-2. Một bạn cộng 1000 vào mọi phần tử của K ở GPT-2, thấy logit (con số mà mô hình cho từng token có thể đứng tiếp theo, trước softmax) không đổi, và kết luận: “GPT-2 không dùng K”. Sai ở đâu?
+2. Một bạn cộng 1000 vào mọi phần tử của K ở GPT-2, thấy logit (con số mà mô hình gán cho từng token có thể đứng tiếp theo, trước softmax) không đổi, và kết luận: “GPT-2 không dùng K”. Sai ở đâu?
 3. Trung bình chung không cho biết từ nào đứng đó. Vì sao bỏ nó đi vẫn có thể làm hỏng mô hình?
 
 <details><summary>Trả lời ngắn</summary>

@@ -10,7 +10,7 @@
 r"""
 # 10 · Cùng một mô hình, biểu đồ khác
 
-**Câu hỏi.** Có thể sửa một mô hình để nụ cười của KK khép lại mà *không một logit nào* thay đổi hay không? (Logit là con số mà mô hình cho từng token có thể đứng tiếp theo, trước softmax.) Nếu có thể, biểu đồ tần suất (histogram) nói về điều gì, và đại lượng nào vẫn còn nguyên?
+**Câu hỏi.** Có thể sửa một mô hình để nụ cười của KK khép lại mà *không một logit nào* thay đổi hay không? (Logit là con số mà mô hình gán cho từng token có thể đứng tiếp theo, trước softmax.) Nếu có thể, biểu đồ tần suất (histogram) nói về điều gì, và đại lượng nào vẫn còn nguyên?
 
 **Sau bài này, bạn có thể**
 - dựng một mô hình *khác biểu đồ nhưng cùng logit*: tự do gauge (gauge freedom);
