@@ -72,12 +72,13 @@ def test_prove_gpu_that_breaks_off_keeps_what_it_measured(monkeypatch, tmp_path,
     gives = {"describe": {"device": "toy"}, "rates": {"gflops": 3.0}, "run_tests": GPU["tests"]}
     stand_ins = {name: Mock(return_value=value) for name, value in gives.items()} | {"GPU": tmp_path / "gpu.json"}
     stand_ins["prove_triton"] = Mock(side_effect=RuntimeError("CUDA out of memory"))
+    report.store(tmp_path / "gpu.json", {"another card": GPU})
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(prove_gpu, name, stand_in)
     monkeypatch.setattr(prove_gpu.torch.cuda, "is_available", lambda: True)
     assert prove_gpu.main() == 1
-    found = report.read(tmp_path / "gpu.json")["toy"]
-    assert found["machine"]["gflops"] == 3.0 and found["tests"]["passed"] == 24
+    another, found = report.read(tmp_path / "gpu.json").values()
+    assert another == GPU and found["machine"]["gflops"] == 3.0 and found["tests"]["passed"] == 24
     assert "CUDA out of memory" in found["error"] and "CUDA out of memory" in capsys.readouterr().out
 
 

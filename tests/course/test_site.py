@@ -351,4 +351,3 @@ def test_a_prediction_folds_what_follows_and_comes_back_on_a_card(browser, addre
     assert figure.is_visible() and "it closes" in box.inner_text()
     page.goto(f"{address}/en/predictions.html")
     assert page.locator(".write-here").count() > 30
-    page.close()
