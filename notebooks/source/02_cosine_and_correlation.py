@@ -360,7 +360,7 @@ figure = plot_feature_pair(x[:, i], x[:, j], f"cos = {cosine[i, j]:.2f}   r = {c
 
 # %% [markdown] lang="vi"
 r"""
-Nếu cosine ghi trên hình gần 1 thì đám mây điểm nằm xa gốc tọa độ. Cosine đứng ở **gốc tọa độ** nhìn ra: mọi chấm nằm về cùng một hướng và tách khỏi cả hai trục, nên “giống nhau”. Tương quan đứng ở **trung bình** nhìn ra: các chấm tản ra không theo trật tự nào, nên “không liên quan”.
+Nếu cosine ghi trên hình gần 1 thì đám mây điểm nằm xa gốc tọa độ. Cosine đứng ở **gốc tọa độ** nhìn ra: mọi chấm nằm về cùng một hướng và tách khỏi cả hai trục, nên hai chiều “giống nhau”. Tương quan đứng ở **trung bình** nhìn ra: các chấm tản ra không theo trật tự nào, nên hai chiều “không liên quan”.
 
 Hình này chỉ là một cặp được chọn vì nó cực đoan. Phân phối của tất cả các cặp là chuyện của bài 04.
 

@@ -619,10 +619,10 @@ r"""
 </details>
 
 ## Tóm tắt
-- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), nụ cười khép lại theo chiều sâu ở mọi khối. Độ dời của từ hầu như không nhỏ đi (dòng 4 của phán quyết): độ phân tán quanh nó tăng lên.
+- Trên SmolLM2-135M (mô hình của kết quả lưu sẵn), nụ cười khép lại theo chiều sâu ở mọi khối. Độ dời của từ hầu như không nhỏ đi (khẳng định 4, mục 8): độ phân tán quanh nó tăng lên.
 - Nó không nhạt dần đều: phần lớn mức giảm nằm ở một bậc sụt gồm hai tầng liền nhau, nơi " her" ít nhìn token đầu tiên (mục 9).
 - Nguyên nhân của bậc sụt là attention của chính hai tầng ấy, nơi ngữ cảnh đi vào: loại bỏ nó thì phần lớn nụ cười trở lại. Loại bỏ attention ở các tầng trước đó, hay MLP ở hai tầng ấy, thì không được như vậy (mục 10).
-- “Trừ trung bình thì nụ cười mất” và “token đích cười rõ hơn token đối chứng” đúng ở gần hết các tầng, không phải ở *mọi* tầng (dòng 2 và 3).
+- “Trừ trung bình thì nụ cười mất” và “token đích cười rõ hơn token đối chứng” đúng ở gần hết các tầng, không phải ở *mọi* tầng (khẳng định 2 và 3).
 
 ## Tài liệu
 Ba bài báo đầu nói về cosine giữa các *vector token* (các hàng), không phải giữa các chiều (các cột) như ở đây.
@@ -648,10 +648,10 @@ r"""
 </details>
 
 ## Summary
-- On SmolLM2-135M (the model of the stored outputs) the smile closes with depth in every block. The word's offset hardly shrinks (line 4 of the verdict): the spread around it grows.
+- On SmolLM2-135M (the model of the stored outputs) the smile closes with depth in every block. The word's offset hardly shrinks (claim 4, section 8): the spread around it grows.
 - It does not fade evenly: most of the fall is a step of two layers, at which " her" looks little at the first token (section 9).
 - The cause of the step is the attention of these very layers, where context comes in: ablated, most of the smile is back. Ablating the attention of the layers before, or the MLP of these two, does not do that (section 10).
-- "Without the mean no smile" and "the target smiles more than the control" hold at nearly all layers, not at *every* layer (lines 2 and 3).
+- "Without the mean no smile" and "the target smiles more than the control" hold at nearly all layers, not at *every* layer (claims 2 and 3).
 
 ## References
 The first three are about cosines between *token vectors* (rows), not between features (columns) as here.

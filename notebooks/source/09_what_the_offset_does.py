@@ -94,7 +94,7 @@ Bài 06 tách mỗi vector thành ba phần: $x=c+\delta_w+\varepsilon$. **Trung
 **Thước đo.** Phân kỳ KL: phân phối của token tiếp theo đổi đi bao nhiêu (0: không đổi). Đơn vị: nat (như bit, nhưng dùng logarit tự nhiên).
 
 **Ngưỡng, đặt trước khi bạn chạy.**
-- Độ dời *mang thông tin về từ*: thay độ dời của từ bằng độ dời của một từ khác thì KL so với lượt chạy có từ khác ấy giảm hơn một nửa, còn thay các độ lệch (quanh trung bình của từ) thì không; cả hai theo khoảng tin cậy (confidence interval) 95% qua các từ. Ngoài ra, với mọi từ, KL giảm nhiều hơn so với khi đặt vào độ dời của một từ thứ ba.
+- Độ dời *mang thông tin về từ*: thay độ dời của từ bằng độ dời của một từ khác thì KL so với lượt chạy có từ khác ấy giảm hơn một nửa, còn thay các độ lệch (quanh trung bình của từ) thì không; cả hai theo khoảng tin cậy (confidence interval) 95% qua các từ. Ngoài ra, với mọi từ, KL giảm nhiều hơn so với khi đặt độ dời của một từ thứ ba vào chỗ ấy.
 - Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (xét cận dưới của khoảng tin cậy 95%, ở đây tính qua các câu). *Đặc thù*: ở liều lượng một phần ba (trừ $c/3$ thay vì $c$), bỏ nó hại hơn bỏ bất kỳ vector ngẫu nhiên nào cùng độ dài, cũng ở liều ấy. *Tự nó đủ*: chỉ giữ lại nó thì KL vẫn dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và dưới một nửa KL khi gán cả vector (Q, K hay V) bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
 - *Bị triệt tiêu*: KL dưới 0,001.
 """
@@ -132,7 +132,7 @@ Trong 54 câu có " her", ta thay từ ấy bằng " him" (thay token, *token re
 
 Hai phép hoán đổi, mỗi phép làm một nửa việc ấy: chỉ thay **độ dời** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), hoặc chỉ thay **độ lệch** quanh độ dời ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Trung bình lấy từ một nửa số câu, phép đo làm trên nửa kia.
 
-**Điều gì sẽ bác bỏ “độ dời mang thông tin về từ”?** Hoán đổi độ dời mà KL giảm chưa đến một nửa; hoặc hoán đổi độ lệch, hay đặt vào độ dời của một từ *thứ ba*, mà KL cũng giảm như thế. **Dự đoán** trước khi chạy.
+**Điều gì sẽ bác bỏ “độ dời mang thông tin về từ”?** Hoán đổi độ dời mà KL giảm chưa đến một nửa; hoặc hoán đổi độ lệch, hay đặt độ dời của một từ *thứ ba* vào chỗ ấy, mà KL cũng giảm như thế. **Dự đoán** trước khi chạy.
 
 ### Bài tập 9.1
 Viết `swap_offset(x, mine, other)`: `x` `[layer, sample, feature]` là vector ở những câu được đo (mỗi câu một mẫu); `mine`, `other`, cũng với ba trục ấy, là vector của hai từ ở những câu dùng để lấy trung bình. Trả về `x` với độ dời của `mine` được thay bằng độ dời của `other`.

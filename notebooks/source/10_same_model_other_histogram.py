@@ -212,7 +212,7 @@ figure = plot_conditions(conditions, measures=("cosine",), blocks=("QQ", "QK", "
 
 # %% [markdown] lang="vi"
 r"""
-Ba mô hình, *cùng* logit (đã kiểm tra bằng float64 ở ô trước, mọi tầng cùng lúc), *khác* biểu đồ. W1 là khoảng cách Wasserstein-1 đến biểu đồ của mô hình gốc, lấy số lớn hơn trong hai khối QQ và KK. QK cần độ dời lớn ở cả hai bên: khép một bên là khép cả nó. Nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó thuộc về hệ tọa độ mà quá trình huấn luyện đã đi tới.
+Ba mô hình, *cùng* logit (đã kiểm tra bằng float64 ở ô trước, mọi tầng cùng lúc), *khác* biểu đồ. W1 là khoảng cách Wasserstein-1 đến biểu đồ của mô hình gốc, lấy số lớn hơn trong hai khối QQ và KK. QK cần độ dời lớn ở cả hai bên: khép một bên thì QK cũng khép theo. Nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó thuộc về hệ tọa độ mà quá trình huấn luyện đã đi tới.
 
 Điều này *không* có nghĩa là nụ cười do ngẫu nhiên: huấn luyện có thể ưu tiên một hệ tọa độ (bộ tối ưu Adam làm việc theo từng tọa độ). Điều này cũng *không* nói gì về việc mô hình có dùng độ dời hay không: việc ấy bài 09 đã đo. Nó chỉ cho biết rằng không thể suy ra “mô hình dùng gì” từ hình dạng của biểu đồ.
 

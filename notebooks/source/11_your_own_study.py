@@ -270,14 +270,14 @@ print(tuple(x.shape), sizes, label("layer"), layer)
 r"""
 ## 4. Ngưỡng, trước khi xem hình
 
-Bảy khẳng định của bài 06, mỗi khẳng định một con số và một ngưỡng. ($S$ là chỉ số nụ cười; tầng 0 để riêng.) Ở khẳng định 3, tỉ lệ cặp QK có $|s|>0{,}9$ phải ít nhất bằng một nửa trung bình của tỉ lệ ấy ở QQ và ở KK, và cao hơn mức ngẫu nhiên ít nhất 0,05. Khẳng định 7 ở bài 06 cần một từ thứ hai; ở đây token đối chứng đứng thay: nó mang trung bình chung của mọi token, nhưng không mang phần riêng của từ bạn chọn.
+Bảy khẳng định của bài 06, mỗi khẳng định một con số và một ngưỡng. ($S$ là chỉ số nụ cười; tầng 0 để riêng.) Ở khẳng định 3, tỉ lệ cặp QK có $|s|>0{,}9$ phải ít nhất bằng một nửa trung bình của tỉ lệ ấy ở QQ và ở KK, và cao hơn mức ngẫu nhiên ít nhất 0,05. Khẳng định 7 ở bài 06 cần một từ thứ hai, và đòi thêm cosine giữa hai nửa phải trên 0,9. Ở đây token đối chứng đứng thay từ thứ hai (nó mang trung bình chung của mọi token, nhưng không mang phần riêng của từ bạn chọn), và chỉ xét hiệu của hai cosine.
 """
 
 # %% [markdown] lang="en"
 r"""
 ## 4. Thresholds, before any figure
 
-The seven claims of notebook 06, each with a figure and a threshold. ($S$ is the smile index; layer 0 stands aside.) For claim 3, the share of QK pairs with $|s|>0.9$ must be at least half of the mean of those of QQ and KK, and 0.05 above chance. Claim 7 needed a second word there; here the control token takes its place: it has the common mean of all tokens, but not what is your word's own.
+The seven claims of notebook 06, each with a figure and a threshold. ($S$ is the smile index; layer 0 stands aside.) For claim 3, the share of QK pairs with $|s|>0.9$ must be at least half of the mean of those of QQ and KK, and 0.05 above chance. Claim 7 needed a second word there, and a cosine of the halves above 0.9 as well; here the control token takes the word's place (it has the common mean of all tokens, but not what is your word's own), and only the difference of the two cosines counts.
 """
 
 # %%
@@ -593,7 +593,7 @@ r"""
 
 ## Tóm tắt
 - Một nghiên cứu nhỏ gồm: đầu vào sạch và được ghi lại, ngưỡng đặt trước, mức nền đúng, phán quyết có khoảng tin cậy, kết luận không mạnh hơn số liệu.
-- Từ nhiều token: xét token cuối, tìm bằng cả dãy.
+- Với một từ gồm nhiều token: xét token cuối, và tìm nó theo cả dãy token của từ.
 - Số quan sát thật là số đoạn văn bản *khác nhau* mà token đích thấy.
 - Có thể tách độ dời làm hai: phần của bias và phần của $W\bar h$; hai mô hình có thể cùng cười vì những lý do khác nhau.
 
