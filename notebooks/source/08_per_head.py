@@ -238,7 +238,7 @@ for block in ("QQ", "KK", "VV"):
 
 # %% [markdown] lang="vi"
 r"""
-Nếu gần như không có tầng nào mà hai chỉ số $S$ ấy khác nhau, thì xét theo *cosine*, ranh giới giữa các đầu hầu như không thấy được: độ dời trung bình (mean offset) của từ, tức trung bình của mỗi chiều qua các lần xuất hiện của " her", làm nên cosine của hai chiều, dù chúng cùng đầu hay khác đầu. Điều đó *không* có nghĩa là mọi đầu giống nhau: các đầu có thể khác nhau mà trung bình vẫn thế.
+Nếu gần như không có tầng nào mà hai chỉ số $S$ ấy khác nhau, thì xét theo *cosine*, ranh giới giữa các đầu hầu như không thấy được: độ dời trung bình (mean offset) của từ, tức trung bình của mỗi chiều qua các lần xuất hiện của " her", làm nên cosine của hai chiều, dù chúng cùng đầu hay khác đầu. Điều đó *không* có nghĩa là mọi đầu giống nhau: $S$ của từng đầu có thể khác nhau mà trung bình của $S$ qua các đầu vẫn như thế.
 
 ## 3. Bản đồ nhiệt: $S$ theo đầu và theo tầng
 
@@ -247,7 +247,7 @@ Nếu gần như không có tầng nào mà hai chỉ số $S$ ấy khác nhau, 
 
 # %% [markdown] lang="en"
 r"""
-If they differ at almost no layer, then for the *cosine* the borders between heads are all but invisible: the word's offset, the mean of each feature over the occurrences of " her", makes the cosine of two features, be they of one head or of two. That does *not* mean that all heads are alike: heads may differ and their mean stay the same.
+If they differ at almost no layer, then for the *cosine* the borders between heads are all but invisible: the word's offset, the mean of each feature over the occurrences of " her", makes the cosine of two features, be they of one head or of two. That does *not* mean that all heads are alike: heads may differ in $S$ and the mean of $S$ over the heads be the same.
 
 ## 3. Heat map: $S$ by head and layer
 

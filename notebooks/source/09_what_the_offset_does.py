@@ -132,7 +132,7 @@ Trong 54 câu có " her", ta thay từ ấy bằng " him" (thay token, *token re
 
 Hai phép hoán đổi, mỗi phép làm một nửa việc ấy: chỉ thay **độ dời** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), hoặc chỉ thay **độ lệch** quanh độ dời ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Trung bình lấy từ một nửa số câu, phép đo làm trên nửa kia.
 
-**Điều gì sẽ bác bỏ “độ dời mang thông tin về từ”?** Hoán đổi độ dời mà KL giảm chưa đến một nửa; hoặc hoán đổi độ lệch, hay đặt độ dời của một từ *thứ ba* vào chỗ ấy, mà KL cũng giảm như thế. **Dự đoán** trước khi chạy.
+**Điều gì sẽ bác bỏ “độ dời mang thông tin về từ”?** Hoán đổi độ dời mà KL giảm chưa đến một nửa; hoặc hoán đổi độ lệch mà KL cũng giảm hơn một nửa; hoặc đặt độ dời của một từ *thứ ba* vào chỗ ấy mà KL giảm không kém gì khi đặt độ dời của đúng từ. **Dự đoán** trước khi chạy.
 
 ### Bài tập 9.1
 Viết `swap_offset(x, mine, other)`: `x` `[layer, sample, feature]` là vector ở những câu được đo (mỗi câu một mẫu); `mine`, `other`, cũng với ba trục ấy, là vector của hai từ ở những câu dùng để lấy trung bình. Trả về `x` với độ dời của `mine` được thay bằng độ dời của `other`.
@@ -148,7 +148,7 @@ In the 54 sentences with " her" we put " him" in its place (*token replacement*)
 
 Two swaps do half of that each: only the **offset** ($x_\text{her}-\mu_\text{her}+\mu_\text{him}$), or only the **deviations** around it ($x_\text{him}-\mu_\text{him}+\mu_\text{her}$). Means come from one half of the sentences, measurements from the other.
 
-**What would refute it?** Swapping the offset removes less than half of the KL; or swapping the deviations, or the offset of a *wrong* word, removes as much. **Predict.**
+**What would refute it?** Swapping the offset removes less than half of the KL; or swapping the deviations removes more than half as well; or the offset of a *wrong* word removes as much as the right one's. **Predict.**
 
 ### Exercise 9.1
 Write `swap_offset(x, mine, other)`: `x` `[layer, sample, feature]` are the vectors in the sentences that are measured, one sample each; `mine`, `other`, with the same axes, those of the two words in the sentences for means. Return `x` with the offset of `mine` replaced by that of `other`.
@@ -585,7 +585,7 @@ print(f"  K   {label('after_rotary')}, {say('bị triệt tiêu', 'cancelled')}:
 
 # %% [markdown] lang="vi"
 r"""
-Vậy “độ dời là mã” đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q ở đó chỉ chính token ấy dùng: các token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là một *thiết lập* mà cả mô hình đã được huấn luyện cho khớp, và các dòng in ở trên cho biết trong Q, K, V, phần nào cần đúng vector ấy. Trên SmolLM2-135M, nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nụ cười không phải là thước đo của mã.
+Vậy “độ dời là mã” đúng đến đâu? Tùy *độ dời nào*. Tài liệu gốc đo độ dời của một từ, và mục 2 trả lời cho độ dời ấy, ở K và V. (Q ở đó thì chỉ có chính token ấy dùng đến: các token sau không đọc Q.) Trung bình chung thì giống nhau ở mọi token nên không thể cho biết token ấy là gì; nó là một *thiết lập* mà cả mô hình đã được huấn luyện cho khớp, và các dòng in ở trên cho biết trong Q, K, V, phần nào cần đúng vector ấy. Trên SmolLM2-135M, nụ cười ở Q và K chủ yếu do trung bình chung mà ra (bài 06): vì thế nụ cười không phải là thước đo của mã.
 
 Tất cả chỉ đo trên một mô hình, năm từ, một kiểu câu tiếng Anh ngắn; vài từ thay vào thì câu sai ngữ pháp. (GPT-2: hãy chạy khi có kết nối tới Hub.)
 """

@@ -337,12 +337,12 @@ check("10.2", pair_share, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
-**Dự đoán.** Trung bình chiếm tỉ lệ cao hơn ở các cặp xoay nhanh (bên trái) hay ở các cặp xoay chậm (bên phải)? Q và K có giống nhau không?
+**Dự đoán.** Cứ qua mỗi vị trí, bước xoay quay các cặp chiều những góc khác nhau: có cặp xoay nhanh, có cặp xoay chậm. Trung bình chiếm tỉ lệ cao hơn ở các cặp xoay nhanh (bên trái) hay ở các cặp xoay chậm (bên phải)? Q và K có giống nhau không?
 """
 
 # %% [markdown] lang="en"
 r"""
-**Predict.** In which pairs is the share of the mean larger, in those that turn fast (left) or slowly (right)? Are Q and K alike?
+**Predict.** From one position to the next the rotary step turns each pair by an angle of its own, some fast, some slowly. In which pairs is the share of the mean larger, in those that turn fast (left) or slowly (right)? Are Q and K alike?
 """
 
 

@@ -581,7 +581,7 @@ r"""
 1. Vì sao với từ gồm nhiều token ta chọn token cuối mà không chọn token đầu?
 2. Có 30 câu nhưng chỉ 4 đoạn đầu khác nhau, mô hình nhân quả. Cỡ mẫu thật là bao nhiêu?
 3. Con số quyết định đạt ngưỡng, nhưng khoảng tin cậy vắt qua ngưỡng. Bạn viết gì?
-4. Hai mô hình cùng có $S>0$ ở QQ. Có được kết luận rằng chúng “dùng chung một mã” không?
+4. Hai mô hình cùng có $S>0$ ở QQ. Có được kết luận rằng chúng “mã hóa thông tin theo cùng một cách” không?
 
 <details><summary>Trả lời ngắn</summary>
 

@@ -1,9 +1,7 @@
 """Colab, a clone, an upload: a notebook alone in an empty folder, in a Python that knows no repository.
 
-Colab itself is not to be had; what matters of it is.  A second environment holds the oldest packages that
-pyproject.toml allows (oldest.txt) and no `helpers`.  It borrows torch, too heavy to install twice, and every
-package that the environment of the tests has in the same version; with QKV_OLDEST_TORCH=1 it gets the oldest
-torch as well.
+A second environment holds the oldest packages that pyproject.toml allows (oldest.txt) and no `helpers`.  It borrows
+torch, too heavy to install twice, and what that of the tests has in the same version; QKV_OLDEST_TORCH=1 puts it in.
 """
 
 import importlib.metadata

@@ -335,7 +335,6 @@ def test_first_view_of_the_front_page_is_light_and_says_what_was_found(browser, 
         assert words in page.locator("article p").first.inner_text()
         assert page.locator("article p").first.bounding_box()["y"] < 844
         assert sum(sizes) < 600_000, sizes
-        page.close()
 
 
 def test_a_prediction_folds_what_follows_and_comes_back_on_a_card(browser, address):

@@ -63,8 +63,7 @@ def test_speakers_notes_at_a_prediction_are_those_of_the_lecturers_page():
 
 def test_plans_have_a_deck_each_of_the_sections_that_they_name():
     assert slides.named("06, section 7; 09, the figure of section 2") == {"06": {7}, "09": {2}}
-    assert slides.named("04, sections 2 to 4 and 6 to 8") == {"04": {2, 3, 4, 6, 7, 8}}
-    assert slides.named("01") == {"01": None}
+    assert slides.named("04, sections 2 to 4 and 6 to 8") | slides.named("01") == {"04": {2, 3, 4, 6, 7, 8}, "01": None}
     for language in LANGUAGES:
         decks = {path.stem[:2]: slides.deck(NOTEBOOKS[f"{language}/{path.stem}"]) for path in sources()}
         found = slides.plans(language, decks)
@@ -113,6 +112,5 @@ def test_every_slide_of_every_listed_deck_fits_and_asks_no_other_host(browser, t
             assert not re.search(r"\$[^$\n]+\$|\\frac|\\sum", slide["text"]), (name, slide)
             seen = [width > 0 and height > 100 and len(alt) > 10 for width, height, alt in slide["images"]]
             assert all(seen), (name, slide)
-        text = re.sub(r"data:[^\"]*", "", target.read_text(encoding="utf-8"))
-        assert not re.search(r"(src=|url\(|import)\W*http", text), name
+        assert not re.search(r"(src=|url\(|import)\W*http", re.sub(r"data:[^\"]*", "", target.read_text("utf-8"))), name
     assert complaints == [] and not [url for url in requests if not url.startswith(("file:", "data:"))]
