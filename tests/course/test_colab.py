@@ -1,7 +1,7 @@
 """Colab, a clone, an upload: a notebook alone in an empty folder, in a Python that knows no repository.
 
 A second environment holds the oldest packages that pyproject.toml allows (oldest.txt) and no `helpers`.  It borrows
-torch, too heavy to install twice, and what that of the tests has in the same version; QKV_OLDEST_TORCH=1 puts it in.
+what the environment of the tests has in the same version, and torch (too heavy; with QKV_OLDEST_TORCH=1 the oldest).
 """
 
 import importlib.metadata

@@ -76,7 +76,7 @@ def number(value, form=None, *, language="en"):
     """A float in two or three digits, or in `form`, as the language writes it; from 10,000 on in groups of three."""
     if not isinstance(value, float):
         return "" if value is None else value
-    short = ",.0f" if value >= 9999.5 else ".0f" if value >= 100 else ".1f" if value >= 10 else ".2g"
+    short = ",.0f" if value >= 100 else ".1f" if value >= 10 else ".2g"
     text = format(value, (form or short).replace(",", "," if value >= 9999.5 else ""))
     return text.translate(str.maketrans(".,", ",.")) if language == "vi" else text
 

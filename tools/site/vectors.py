@@ -19,7 +19,7 @@ import torch
 from helpers import capture_qkv, control_positions, encode, find_token, load_model, load_sentences, token_id_of
 from helpers.experiments.target import find_word
 from helpers.experiments.word_swap import WordSlot
-from helpers.settings import LANGUAGES
+from helpers.settings import LANGUAGES, MESSAGES
 
 HERE = Path(__file__).resolve().parent / "explorer"
 SHUFFLES = ("none", "within", "entries", "flip")
@@ -102,7 +102,7 @@ def write(folder):
     for name, x in words.items():
         for layer, vectors in enumerate(x):
             (folder / "vectors" / f"{name}-{layer:02}.bin").write_bytes(packed(vectors))
-    text = tomllib.loads((HERE / "text.toml").read_text(encoding="utf-8"))
+    text = tomllib.loads((HERE / "text.toml").read_text("utf-8")) | {"dequantised": MESSAGES["dequantised"]}
     labels = {name: dict(zip(LANGUAGES, text.pop(f"word_{name}"))) for name in words}
     n_layer, n, _ = words["her"].shape
     data = {"model": model.provenance, "layers": n_layer, "n": n, "sizes": sizes, "shuffles": SHUFFLES}
