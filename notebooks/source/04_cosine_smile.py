@@ -514,12 +514,12 @@ for layer in layers:
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng: cosine trung bình giữa hai câu, và tỉ lệ cặp câu trên 0,9. Độ dời đẩy cả hai loại cosine lên cao, nhưng cosine của hai hàng có thể do vài chiều có giá trị rất lớn quyết định, còn với hai cột, chiều nào cũng được chia cho độ dài của chính nó nên nặng như nhau.
+Mỗi dòng: cosine trung bình giữa hai câu, và tỉ lệ cặp câu trên 0,9. Độ dời kéo cả hai loại cosine ra xa 0: cosine của hai hàng về phía +1, cosine của hai cột về phía +1 hoặc −1. Nhưng cosine của hai hàng có thể do vài chiều có giá trị rất lớn quyết định, còn với hai cột, chiều nào cũng được chia cho độ dài của chính nó nên nặng như nhau.
 """
 
 # %% [markdown] lang="en"
 r"""
-Each line: the mean cosine of two sentences, and the share of pairs of sentences above 0.9. Offsets drive up both kinds of cosine, but that of two rows can be decided by a few very large features, while with columns each feature is divided by its own length, so that all weigh the same.
+Each line: the mean cosine of two sentences, and the share of pairs of sentences above 0.9. Offsets drive both kinds of cosine away from 0: that of two rows towards +1, that of two columns towards +1 or −1. But that of two rows can be decided by a few very large features, while with columns each feature is divided by its own length, so that all weigh the same.
 """
 
 # %%

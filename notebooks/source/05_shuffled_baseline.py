@@ -393,7 +393,7 @@ print(claim, label(f"verdict_{verdict}"))
 r"""
 Ba số đầu là $S$ của cosine ở QQ, KK, VV; ba số sau là của tương quan. Số câu ($n$) khác nhau giữa các dòng, nên đừng suy diễn gì từ những chênh lệch nhỏ. Nếu phán quyết là “sai” thì có token lặp lại khác cũng cười: nụ cười nói về *một token lặp lại*, không phải về nghĩa của " her" (dấu chấm thì có nghĩa gì mà định vị?). “Không xác định” là khi chính " her" không cười.
 
-Bây giờ hãy nhìn tương quan của " the": có rộng hơn hẳn các dòng khác không? Nếu có thì các lần xuất hiện của " the" còn khác nhau theo một trục mà phép trừ trung bình không xóa được. Trục nào? Mỗi token có một vector đi xuyên qua mọi tầng, và mỗi tầng cộng thêm phần của mình vào đó: *luồng dư* (residual stream). Ta đo độ dài của luồng dư đi vào tầng này ở từng chữ " the". **Ngưỡng, đặt trước:** gọi là *khổng lồ* nếu độ dài ấy hơn 2,5 lần trung vị (median) tính trên mọi token của các câu ấy.
+Bây giờ hãy nhìn ba số cuối (tương quan) ở dòng " the": $S$ có cao hơn hẳn các dòng khác, tức là biểu đồ tương quan có rộng hơn hẳn không? Nếu có thì các lần xuất hiện của " the" còn khác nhau theo một trục mà phép trừ trung bình không xóa được. Trục nào? Mỗi token có một vector đi xuyên qua mọi tầng, và mỗi tầng cộng thêm phần của mình vào đó: *luồng dư* (residual stream). Ta đo độ dài của luồng dư đi vào tầng này ở từng chữ " the". **Ngưỡng, đặt trước:** gọi là *khổng lồ* nếu độ dài ấy hơn 2,5 lần trung vị (median) tính trên mọi token của các câu ấy.
 
 **Dự đoán.** Độ dài ấy ở các chữ " the" gần bằng nhau, hay chia thành hai nhóm?
 """
@@ -402,7 +402,7 @@ Bây giờ hãy nhìn tương quan của " the": có rộng hơn hẳn các dòn
 r"""
 The first three numbers are $S$ of the cosine for QQ, KK, VV; the last three those of the correlation. The number of sentences ($n$) differs between lines, so make nothing of small differences. If the verdict is “fails”, another repeated token smiles too: the smile is about *a repeated token*, not about the meaning of " her" (what meaning is there to locate in a full stop?). It is “undefined” where " her" itself does not smile.
 
-Now look at the correlation of " the": is it much wider than that of the other lines? If so, the occurrences of " the" differ along an axis that subtracting the mean does not remove. Which? Each token has one vector that runs through all layers, and each layer adds to it: the *residual stream*. We measure its length where it enters this layer, at each " the". **Threshold, beforehand:** *massive* means longer than 2.5 times the median of all tokens in those sentences.
+Now look at the last three numbers (the correlation) of " the": is $S$ much higher than on the other lines, that is, is the histogram of correlations much wider? If so, the occurrences of " the" differ along an axis that subtracting the mean does not remove. Which? Each token has one vector that runs through all layers, and each layer adds to it: the *residual stream*. We measure its length where it enters this layer, at each " the". **Threshold, beforehand:** *massive* means longer than 2.5 times the median of all tokens in those sentences.
 
 **Predict.** Are these lengths about equal, or are there two groups?
 """

@@ -150,7 +150,7 @@ explorer.figure
 
 # %% [markdown] lang="vi"
 r"""
-Hãy kéo thanh trượt. Nếu lúc đầu $S>0$, nó có giảm đều theo $a$ không? Trong đồng nhất thức (identity) của bài 02, $m$ chỉ xuất hiện dưới dạng $m/\sqrt{1+m^2}$: với độ dời rất lớn, biểu thức ấy đã bão hòa gần ±1, bỏ một nửa hầu như chưa đổi gì; với độ dời vừa phải thì đổi ngay.
+Hãy kéo thanh trượt. Nếu lúc đầu $S>0$, nó có giảm đều theo $a$ không? Trong đồng nhất thức (identity) của bài 02, độ dời có mặt dưới dạng $m/\sqrt{1+m^2}$: với độ dời rất lớn, biểu thức ấy đã bão hòa gần ±1, bỏ một nửa hầu như chưa đổi gì; với độ dời vừa phải thì đổi ngay.
 
 ## 2. Dự đoán biểu đồ chỉ từ trung bình và phương sai
 

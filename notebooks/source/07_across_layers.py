@@ -139,7 +139,7 @@ r"""
 
 ## 2. Đặt ngưỡng trước khi nhìn
 
-Chỉ số nụ cười $S=P(|s|>0{,}8)-P(|s|<0{,}2)$ như ở bài 04. **Tầng nông (early layer)** là một phần ba đầu tiên của mô hình, *trừ tầng 0*; **tầng sâu (deep layer)** là một phần ba cuối. Bỏ tầng 0 vì ở đó chưa có chút ngữ cảnh nào: với mã hóa vị trí xoay (RoPE), Q, K, V của token đích (target token) giống hệt nhau trong mọi câu, một nụ cười hoàn hảo; nếu vị trí được cộng vào embedding (GPT-2) thì chúng chỉ khác nhau theo vị trí. Các khẳng định, với ngưỡng đặt ra trước khi bạn xem kết quả:
+Chỉ số nụ cười $S=P(|s|>0{,}8)-P(|s|<0{,}2)$ như ở bài 04. **Tầng nông (early layer)** là một phần ba đầu tiên của mô hình, *trừ tầng 0*; **tầng sâu (deep layer)** là một phần ba cuối. Bỏ tầng 0 vì ở đó chưa có chút ngữ cảnh nào: với mã hóa vị trí xoay (RoPE), Q, K, V của token đích (target token) giống hệt nhau trong mọi câu, nên cho một nụ cười hoàn hảo; nếu vị trí được cộng vào embedding (GPT-2) thì chúng chỉ khác nhau theo vị trí. Các khẳng định, với ngưỡng đặt ra trước khi bạn xem kết quả:
 
 1. **Nụ cười khép lại theo chiều sâu:** ở mỗi khối, trung bình của $S$ (cosine, token đích) ở tầng sâu thấp hơn ở tầng nông ít nhất 0,1.
 2. **Token đích cười rõ hơn token đối chứng (control token):** ở mỗi khối, tại mọi tầng từ 1 trở đi, $S$ của token đích lớn hơn ít nhất 0,05.

@@ -225,11 +225,11 @@ def swap(slots, word, wrong, names):
     return {name: slots[1].kl(goal, log_p) for name, log_p in runs.items()}
 
 
-def table(swaps, names):
+def table(swaps, names, digits=2):
     wide = max(map(len, swaps)) + 3
     print(f"{'':32s}" + "".join(f"{word:>{wide}s}" for word in swaps))
     for name in names:
-        show(f"{label(name):32s}" + "".join(f"{float(kl[name].mean()):{wide}.3f}" for kl in swaps.values()))
+        show(f"{label(name):32s}" + "".join(f"{float(kl[name].mean()):{wide}.{digits}f}" for kl in swaps.values()))
 
 
 slots, controls = halves(model), ("wrong_word", "random_draw")
@@ -270,13 +270,13 @@ sides = (
     (say("đã huấn luyện", "trained"), trained),
     (say("chưa huấn luyện", "untrained"), swap(untrained, " water", " him", origin)),
 )
-table(dict(sides), ("unedited", *origin))
+table(dict(sides), ("unedited", *origin), digits=3)
 
 # %% [markdown] lang="vi"
 r"""
 Bảng đầu: KL so với lượt chạy đích, trung bình qua các câu. Bảng sau: mỗi phép sửa làm KL giảm bao nhiêu phần trăm, kèm khoảng tin cậy 95% *qua các từ* (trong hình: *qua các câu*). Khoảng ấy không tính đến việc chọn câu: trên SmolLM2-135M, đổi bộ câu được đo thì dòng “độ dời, chỉ V” khi thì “chưa rõ”, khi thì “có”, nên đừng kết luận gì từ riêng dòng ấy. Số âm: dự đoán bị đẩy ra xa thêm. Ở tầng 0, vector chỉ phụ thuộc vào token (nếu mô hình dùng RoPE), nên ở đó hoán đổi độ dời *chính là* thay cả vector; dòng “độ dời, chỉ tầng 0” cho biết có phải chỉ vì thế mà ta được kết quả này hay không.
 
-Hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau; hoán đổi phần ấy mà ít thay đổi thì cũng dễ hiểu. Bảng cho biết thông tin *từ nào đứng đó* nằm trong độ dời hay trong độ lệch, chứ *không* cho biết ở chỗ ấy có cần ngữ cảnh hay không. Bảng cuối so với một mô hình *chưa huấn luyện*: ngay cả ở đó, trung bình của một từ cũng mang dấu vết của từ ấy, vì vector gần như bằng từ *cộng* ngữ cảnh. Hãy so hai điều: các token sau dùng dấu vết ấy nhiều đến đâu (KL khi không can thiệp), và riêng tầng 0 đã đủ chưa.
+Hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau; hoán đổi phần ấy mà ít thay đổi thì cũng dễ hiểu. Bảng cho biết thông tin *từ nào đứng đó* nằm trong độ dời hay trong độ lệch, chứ *không* cho biết ở chỗ ấy có cần ngữ cảnh hay không. Bảng cuối so với một mô hình *chưa huấn luyện*: ngay cả ở đó, trung bình của một từ cũng mang dấu vết của từ ấy, vì vector gần như bằng từ *cộng* ngữ cảnh. Hãy so hai mô hình ở hai điểm: các token sau dùng dấu vết ấy nhiều đến đâu (KL khi không can thiệp), và riêng tầng 0 đã đủ chưa.
 
 ### Cùng chỗ ấy, bỏ từng phần
 
@@ -401,7 +401,7 @@ figure = plot_doses(harm, SMALL, draws, strict, anchor, title=f"{model.provenanc
 
 # %% [markdown] lang="vi"
 r"""
-Đường màu: bỏ trung bình chung, liều tăng dần; hình thoi và hình vuông: các đối chứng, ở cùng một liều; đường nét đứt: máy đoán chưa đọc văn bản. Phía trên đường nét đứt thì mô hình không còn là *thiếu thông tin* nữa mà là *hỏng*. Giả sử $c$ cũng chỉ là một vector ngẫu nhiên: cứ sáu lần vẫn có một lần nó hại hơn cả năm vector kia. Hãy xem hai loại đối chứng cách nhau bao xa: nếu loại khắt khe còn hại hơn $c$, thì cái hại là *độ dài ở những cặp chiều ấy*, chứ không phải chính vector $c$.
+Đường màu: bỏ trung bình chung, liều tăng dần; hình thoi và hình vuông: các đối chứng, ở cùng một liều; đường nét đứt: máy đoán chưa đọc văn bản. Phía trên đường nét đứt thì mô hình không còn là *thiếu thông tin* nữa mà là *hỏng*. Giả sử $c$ cũng chỉ là một vector ngẫu nhiên: cứ sáu lần vẫn có một lần nó hại hơn cả năm vector kia. Hãy xem hai loại đối chứng cách nhau bao xa: nếu loại khắt khe còn hại hơn $c$, thì cái gây hại là *độ dài ở những cặp chiều ấy*, chứ không phải chính vector $c$.
 
 *Thay bằng trung bình* (mean ablation) chỉ giữ $c$, loại bỏ phần riêng của từ và phần do ngữ cảnh; *gán bằng 0* (zero ablation) loại bỏ cả $c$. Ở đâu phép thay bằng trung bình cho KL gần với mức chưa đọc văn bản, ở đó mô hình cần *phần biến thiên*.
 

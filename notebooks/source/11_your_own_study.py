@@ -235,7 +235,7 @@ print(say("số token đối chứng khác nhau", "different control tokens"), l
 
 # %% [markdown] lang="vi"
 r"""
-Trong mô hình nhân quả, phần câu sau từ đích không có tác dụng gì: hai câu có cùng đoạn đầu chỉ là một quan sát. Nếu con số thứ hai nhỏ hơn con số thứ nhất, hãy viết thêm những câu *mở đầu* khác nhau. Với bộ mã hóa (encoder) như BERT, token đích thấy cả câu.
+Trong mô hình nhân quả, phần câu sau từ đích không có tác dụng gì: hai câu có cùng đoạn đầu chỉ là một quan sát. Nếu con số thứ hai nhỏ hơn con số thứ nhất, hãy viết thêm những câu có *phần đầu* khác nhau. Với bộ mã hóa (encoder) như BERT, token đích thấy cả câu.
 
 ## 3. Lấy Q, K, V
 """
@@ -315,7 +315,7 @@ figure = plot_blocks(
 
 # %% [markdown] lang="vi"
 r"""
-Vùng màu là token đích, đường đen là token đối chứng, đường xám nét đứt là mức nền xáo trộn (shuffle) mọi phần tử, đường chấm là phân phối theo giả thuyết không (null), gọi tắt là phân phối null, của đúng $n$ câu ấy. Với ít câu, đường chấm cũng xòe ra hai đầu: hãy so với *nó*, đừng so với hình chuông trong trí nhớ.
+Vùng màu là token đích, đường đen là token đối chứng, đường xám nét đứt là mức nền xáo trộn (shuffle) mọi phần tử, đường chấm là phân phối theo giả thuyết không (null), gọi tắt là phân phối null, ứng với đúng số câu $n$ ấy. Với ít câu, đường chấm cũng xòe ra hai đầu: hãy so với *nó*, đừng so với hình chuông trong trí nhớ.
 
 Hình này *không* cho biết nụ cười do trung bình hay do sự ghép cặp giữa các chiều (feature). Hình sau thì có.
 
@@ -592,7 +592,7 @@ r"""
 </details>
 
 ## Tóm tắt
-- Một nghiên cứu nhỏ gồm: đầu vào sạch và được ghi lại, ngưỡng đặt trước, mức nền đúng, phán quyết có khoảng tin cậy, kết luận không mạnh hơn số liệu.
+- Một nghiên cứu nhỏ gồm: đầu vào sạch, có nói rõ đã sửa những gì, ngưỡng đặt trước, mức nền đúng, phán quyết có khoảng tin cậy, kết luận không mạnh hơn số liệu.
 - Với một từ gồm nhiều token: xét token cuối, và tìm nó theo cả dãy token của từ.
 - Số quan sát thật là số đoạn văn bản *khác nhau* mà token đích thấy.
 - Có thể tách độ dời làm hai: phần của bias và phần của $W\bar h$; hai mô hình có thể cùng cười vì những lý do khác nhau.

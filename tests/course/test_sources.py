@@ -257,6 +257,5 @@ def test_swaps_on_the_first_page_are_those_that_notebook_09_printed(language):
     names = {"en": ("nothing", "offset", "deviations"), "vi": ("không", "độ dời", "độ lệch")}[language]
     for key, name in zip(("unedited", "offset_swapped", "deviation_swapped"), names, strict=True):
         (shown,) = re.findall(rf"^\| {name} \|((?: \d[.,]\d\d \|){{5}})$", page, re.MULTILINE)
-        (printed,) = re.findall(rf"{re.escape(label(key))} ((?:\d[.,]\d{{3}} ){{5}})", printed_by("09", language))
-        numbers = (re.findall(r"\d[.,]\d+", text.replace(",", ".")) for text in (shown, printed))
-        assert list(map(float, next(numbers))) == pytest.approx(list(map(float, next(numbers))), abs=0.0051)
+        (printed,) = re.findall(rf"{re.escape(label(key))} ((?:\d[.,]\d\d ){{5}})", printed_by("09", language))
+        assert shown.replace("|", "").split() == printed.split()
