@@ -377,7 +377,7 @@ print(tuple(counts.shape), int(counts[layer].sum()) == n_block_pairs(qkv.sizes)[
 r"""
 Dòng đầu: bộ nhớ của ma trận và của mặt nạ, rồi của dữ liệu gốc. Dòng sau: một biểu đồ cho mỗi tầng, và tổng số đếm bằng đúng số cặp.
 
-Kiểm tra bằng NumPy. Một độ tương đồng nằm sát mép khoảng chia (cách không quá $10^{-6}$) có thể rơi sang khoảng bên cạnh vì làm tròn; ngoài ra hai biểu đồ phải trùng nhau. Ta so số đếm *cộng dồn* tại từng mép.
+Kiểm tra bằng NumPy. Một độ tương đồng nằm sát mép khoảng chia (cách không quá $10^{-6}$) có thể rơi sang khoảng bên cạnh vì làm tròn; ngoài những trường hợp ấy, hai biểu đồ phải trùng nhau. Ta so số đếm *cộng dồn* tại từng mép.
 """
 
 # %% [markdown] lang="en"

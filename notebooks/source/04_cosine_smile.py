@@ -423,7 +423,7 @@ show(*(f"{smile(water['cosine'], 'QQ', layer):+.2f}" for layer in layers))
 # %% [markdown] lang="vi"
 r"""
 ### Bài tập 4.3
-Ở tầng nào (không kể tầng 0) nụ cười QQ của token đích vượt token đối chứng nhiều nhất, đo bằng hiệu của $S$? Gán số tầng vào `widest_layer`.
+Ở tầng nào (không kể tầng 0) nụ cười QQ của token đích vượt token đối chứng nhiều nhất, đo bằng hiệu của $S$? Gán số thứ tự của tầng ấy vào `widest_layer`.
 
 *Gợi ý:* `smile_index` nhận luôn `counts` của mọi tầng.
 """

@@ -377,7 +377,7 @@ show(label("layer"), half, *(f"{block} {s:+.2f}" for block, s in zip(BLOCKS, smi
 # %% [markdown] lang="vi"
 r"""
 ### Bài tập 7.3
-Từ tầng nào trở đi $S$ của QQ (cosine, token đích) không còn dương nữa, *cho đến tận tầng cuối*? Gán số tầng vào `closing_layer`; nếu tầng cuối vẫn còn dương thì đáp số là số tầng của mô hình.
+Từ tầng nào trở đi $S$ của QQ (cosine, token đích) không còn dương nữa, *cho đến tận tầng cuối*? Gán số thứ tự của tầng ấy vào `closing_layer`; nếu tầng cuối vẫn còn dương thì đáp số là số tầng của mô hình.
 
 *Gợi ý:* tìm tầng cuối cùng mà $S$ còn dương. `smile_target[:, 0]` là QQ.
 """

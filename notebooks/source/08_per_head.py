@@ -347,7 +347,7 @@ figure = plot_depth(curves, "spread_over_heads", title=f"{model.provenance} · Q
 
 # %% [markdown] lang="vi"
 r"""
-Kích thước ở trên là `[lần cắt, tầng, đầu]`. Dòng đầu cho biết nếu chỉ do may rủi thì thắng ở bao nhiêu tầng. Mỗi dòng sau gồm: phán quyết; số tầng mà các đầu thật vượt cả 19 lần cắt; và tỉ số, lấy trung vị (median) qua các tầng, giữa độ lệch chuẩn của các đầu thật và trung bình của các nhóm ngẫu nhiên. Phán quyết chỉ cho biết *có* khác hay không; con số mới cho biết khác *nhiều hay ít*.
+Kích thước ở trên là `[lần cắt, tầng, đầu]`. Dòng đầu cho biết nếu chỉ do may rủi thì thắng ở bao nhiêu tầng. Mỗi dòng sau gồm: phán quyết; số tầng mà các đầu thật vượt cả 19 lần cắt; và tỉ số, lấy trung vị (median) qua các tầng, giữa độ lệch chuẩn của các đầu thật và trung bình của các nhóm ngẫu nhiên. Phán quyết chỉ cho biết *có* khác hay không; khác *nhiều hay ít* thì phải xem các con số.
 
 Đường màu là các đầu thật, đường đen là trung bình của các nhóm ngẫu nhiên, đường nét đứt là lần cắt có độ lệch chuẩn lớn nhất. Khoảng cách từ 0 đến đường đen là phần dao động mà *bất kỳ* cách chia nhóm nào cũng có. Hình này *không* cho biết đầu nào làm việc gì.
 

@@ -630,7 +630,7 @@ r"""
 - X. Gu và cộng sự, *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 ([arXiv:2410.10781](https://arxiv.org/abs/2410.10781)).
 - J. Su và cộng sự, *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021 ([arXiv:2104.09864](https://arxiv.org/abs/2104.09864)).
 - F. Barbero và cộng sự, *Round and Round We Go! What makes Rotary Positional Encodings useful?*, ICLR 2025 ([arXiv:2410.06205](https://arxiv.org/abs/2410.06205)).
-- M. Namazifar, D. Hazarika, D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 ([arXiv:2302.08626](https://arxiv.org/abs/2302.08626)).
+- M. Namazifar, D. Hazarika và D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 ([arXiv:2302.08626](https://arxiv.org/abs/2302.08626)).
 """
 
 # %% [markdown] lang="en"
@@ -659,5 +659,5 @@ r"""
 - X. Gu et al., *When Attention Sink Emerges in Language Models: An Empirical View*, ICLR 2025 ([arXiv:2410.10781](https://arxiv.org/abs/2410.10781)).
 - J. Su et al., *RoFormer: Enhanced Transformer with Rotary Position Embedding*, 2021 ([arXiv:2104.09864](https://arxiv.org/abs/2104.09864)).
 - F. Barbero et al., *Round and Round We Go! What makes Rotary Positional Encodings useful?*, ICLR 2025 ([arXiv:2410.06205](https://arxiv.org/abs/2410.06205)).
-- M. Namazifar, D. Hazarika, D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 ([arXiv:2302.08626](https://arxiv.org/abs/2302.08626)).
+- M. Namazifar, D. Hazarika and D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 ([arXiv:2302.08626](https://arxiv.org/abs/2302.08626)).
 """

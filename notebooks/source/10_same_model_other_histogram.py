@@ -212,7 +212,7 @@ figure = plot_conditions(conditions, measures=("cosine",), blocks=("QQ", "QK", "
 
 # %% [markdown] lang="vi"
 r"""
-Ba mô hình, *cùng* logit (đã kiểm tra bằng float64 ở ô trước, mọi tầng cùng lúc), *khác* biểu đồ. W1 là khoảng cách Wasserstein-1 đến biểu đồ của mô hình gốc, lấy số lớn hơn trong hai khối QQ và KK. QK cần độ dời lớn ở cả hai bên: khép một bên thì QK cũng khép theo. Nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó thuộc về hệ tọa độ mà quá trình huấn luyện đã đi tới.
+Ba mô hình, *cùng* logit (đã kiểm tra bằng float64 ở ô trước, mọi tầng cùng lúc), *khác* biểu đồ. W1 là khoảng cách Wasserstein-1 đến biểu đồ của mô hình gốc, lấy số lớn hơn trong hai khối QQ và KK. QK cần độ dời lớn ở cả hai bên: khép một bên thì QK cũng cười ít đi. Nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó thuộc về hệ tọa độ mà quá trình huấn luyện đã đi tới.
 
 Điều này *không* có nghĩa là nụ cười do ngẫu nhiên: huấn luyện có thể ưu tiên một hệ tọa độ (bộ tối ưu Adam làm việc theo từng tọa độ). Điều này cũng *không* nói gì về việc mô hình có dùng độ dời hay không: việc ấy bài 09 đã đo. Nó chỉ cho biết rằng không thể suy ra “mô hình dùng gì” từ hình dạng của biểu đồ.
 
@@ -223,7 +223,7 @@ Trường hợp riêng: ở một cặp chiều (không có bước xoay thì �
 
 # %% [markdown] lang="en"
 r"""
-Three models, the *same* logits (the cell before checks it in float64, all layers at once), *different* histograms. W1 is the Wasserstein-1 distance to the histogram of the model as it was, the larger one of QQ and KK. QK needs large offsets on both sides: close one of them, and it closes too. The smile of QQ and of KK is not a property of the function that the model computes; it belongs to the coordinates at which training arrived.
+Three models, the *same* logits (the cell before checks it in float64, all layers at once), *different* histograms. W1 is the Wasserstein-1 distance to the histogram of the model as it was, the larger one of QQ and KK. QK needs large offsets on both sides: close one of them, and QK smiles less too. The smile of QQ and of KK is not a property of the function that the model computes; it belongs to the coordinates at which training arrived.
 
 This does *not* mean that the smile is an accident: training may favour some coordinates (the optimiser Adam works coordinate by coordinate). Nor does it say anything about whether the model uses its offsets: that was measured in notebook 09. It says that "what the model uses" cannot be read off the shape of a histogram.
 
@@ -251,7 +251,7 @@ $S$ chỉ dùng $|s|$, nên nó không đổi; tỉ lệ bên phải thì đổi
 
 ## 3. Không có bước xoay: cộng hằng số vào mọi khóa
 
-Trong mô hình không có bước xoay (GPT-2) còn một tự do đơn giản hơn nữa: cộng *cùng một vector* $c$ vào mọi khóa (key) không làm đổi logit nào (bài 09, mục 4). Mà cộng một hằng số chính là thay đổi độ dời của K. Vậy nụ cười của KK mở hay khép *tùy ý ta*. Hãy dựng một GPT-2 nhỏ, trọng số ngẫu nhiên, và thử:
+Trong mô hình không có bước xoay (GPT-2) còn một kiểu tự do đơn giản hơn nữa: cộng *cùng một vector* $c$ vào mọi khóa (key) không làm đổi logit nào (bài 09, mục 4). Mà cộng một hằng số chính là thay đổi độ dời của K. Vậy nụ cười của KK mở hay khép *tùy ý ta*. Hãy dựng một GPT-2 nhỏ, trọng số ngẫu nhiên, và thử:
 """
 
 # %% [markdown] lang="en"
@@ -297,7 +297,7 @@ Vẫn một GPT-2 ấy, mà nụ cười của KK đi từ không có gì đến
 Quay và co giãn trong một cặp không làm đổi tỉ số $|\mu_\text{cặp}|^2/\overline{|x_\text{cặp}|^2}$: *trung bình* chiếm bao nhiêu phần năng lượng của cặp. Đó là dạng bất biến của $b^2=\mu^2/\text{rms}^2$ (bài 02), và là câu trả lời cho “vậy thì đọc được gì?”.
 
 ### Bài tập 10.2
-Viết `pair_share(x, half)`: `x` `[sample, d_head]`, chiều $i$ đi cùng chiều $i+$`half` ($i<$ `half`); trả về `[half]`: trong mỗi cặp, trung bình chiếm bao nhiêu phần năng lượng.
+Viết `pair_share(x, half)`: `x` `[sample, d_head]`, chiều $i$ đi với chiều $i+$`half` ($i<$ `half`); trả về `[half]`: trong mỗi cặp, trung bình chiếm bao nhiêu phần năng lượng.
 
 *Gợi ý:* năng lượng của một cặp là tổng năng lượng của hai chiều (năng lượng của một chiều: trung bình của bình phương).
 """
@@ -422,7 +422,7 @@ r"""
 - N. Elhage, R. Lasenby và C. Olah, *Privileged Bases in the Transformer Residual Stream*, 2023 (transformer-circuits.pub).
 - M. Jin và cộng sự, *Massive Values in Self-Attention Modules are the Key to Contextual Knowledge Understanding*, ICML 2025 ([arXiv:2502.01563](https://arxiv.org/abs/2502.01563)).
 - A. Jonasson, *Rotary Offset Features in Large Language Models*, 2025 ([arXiv:2503.01832](https://arxiv.org/abs/2503.01832)).
-- M. Namazifar, D. Hazarika, D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 ([arXiv:2302.08626](https://arxiv.org/abs/2302.08626)).
+- M. Namazifar, D. Hazarika và D. Hakkani-Tür, *Role of Bias Terms in Dot-Product Attention*, ICASSP 2023 ([arXiv:2302.08626](https://arxiv.org/abs/2302.08626)).
 """
 
 # %% [markdown] lang="en"

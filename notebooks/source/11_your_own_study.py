@@ -588,7 +588,7 @@ r"""
 1. Trong mô hình nhân quả, token đầu chưa thấy phần còn lại của từ; vector của nó có thể thuộc về nhiều từ khác nhau.
 2. Bốn: phần sau từ đích không ảnh hưởng gì đến Q, K, V của nó.
 3. “Ở tầng này số đo đạt ngưỡng, nhưng ngần này câu chưa đủ để phân xử.” Rồi viết thêm câu và làm lại với ngưỡng cũ.
-4. Không: nụ cười chỉ nói rằng mỗi chiều có độ dời lớn so với độ phân tán (spread) của nó. Nguồn gốc có thể khác nhau (bias, $W\bar h$), và biểu đồ không cho biết mô hình có dùng độ dời hay không.
+4. Không: nụ cười chỉ nói rằng nhiều chiều có độ dời lớn so với độ phân tán (spread) của chúng. Nguồn gốc có thể khác nhau (bias, $W\bar h$), và biểu đồ không cho biết mô hình có dùng độ dời hay không.
 </details>
 
 ## Tóm tắt
@@ -618,7 +618,7 @@ r"""
 1. In a causal model the first token has not seen the rest of the word; its vector may belong to many words.
 2. Four: what follows the target has no effect on its Q, K and V.
 3. "At this layer the figure passes, but these sentences do not decide it." Then write more sentences and repeat with the same threshold.
-4. No: a smile says only that each feature's offset is large against its spread. The sources may differ (bias, $W\bar h$), and a histogram does not say whether the model uses its offsets.
+4. No: a smile says only that many features have an offset that is large against their spread. The sources may differ (bias, $W\bar h$), and a histogram does not say whether the model uses its offsets.
 </details>
 
 ## Summary
