@@ -41,12 +41,12 @@ def say(vi, en):
 def localised(text, language=None):
     """A text with its numbers as a language (None: the one in use) writes them; versions and numbers in words stay.
 
-    >>> set_language("vi"); localised("S = 0.38 [0.34, 0.43], n = 1,234 (0.1.2)"); set_language("en")
-    'S = 0,38 [0,34; 0,43], n = 1.234 (0.1.2)'
+    >>> set_language("vi"); localised("S = 0.38 [0.34, 0.43], 5% [2%, 17%], n = 1,234 (0.1.2)"); set_language("en")
+    'S = 0,38 [0,34; 0,43], 5% [2%; 17%], n = 1.234 (0.1.2)'
     """
     if (language or _language) == "vi":
         text = NUMBER.sub(lambda number: number[0].translate(SWAPPED), text)
-        text = re.sub(r"(,\d+), (?=[+-]?\d)", r"\1; ", text)
+        text = re.sub(r"(,\d+|\[[+-]?\d+%), (?=[+-]?\d)", r"\1; ", text)
     return text
 
 

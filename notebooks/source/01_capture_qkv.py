@@ -234,14 +234,14 @@ for i in range(4):
 
 # %% [markdown] lang="vi"
 r"""
-`Ġ` là cách bộ tách token (tokenizer) của SmolLM2 và GPT-2 viết dấu cách. Các câu dài ngắn khác nhau, nên câu ngắn được đệm thêm ở bên phải cho đủ chiều dài; `attention_mask` ghi 1 ở token thật và 0 ở phần đệm.
+`Ġ` là cách bộ tách token (tokenizer) của SmolLM2 và GPT-2 viết dấu cách. Các câu dài ngắn khác nhau, nên câu ngắn được đệm thêm ở bên phải cho đủ chiều dài (với SmolLM2, phần đệm hiện ra là `<|im_end|>`); `attention_mask` ghi 1 ở token thật và 0 ở phần đệm.
 
 Không phải từ đích nào cũng gói gọn trong một token. Hãy xem thông báo lỗi khi chọn một từ bị tách làm nhiều mảnh:
 """
 
 # %% [markdown] lang="en"
 r"""
-`Ġ` is how the tokenizers of SmolLM2 and GPT-2 write a space. Sentences differ in length, so short ones are padded on the right; `attention_mask` holds 1 at real tokens and 0 at padding.
+`Ġ` is how the tokenizers of SmolLM2 and GPT-2 write a space. Sentences differ in length, so short ones are padded on the right (with SmolLM2 the padding shows as `<|im_end|>`); `attention_mask` holds 1 at real tokens and 0 at padding.
 
 A target word is not always one token. See what happens with a word that falls into several pieces:
 """

@@ -229,7 +229,7 @@ explorer.figure
 r"""
 Đường tương quan nằm ngang hoàn toàn: cộng hằng số không làm nó nhúc nhích. (Nó không đúng bằng 0 vì mỗi chiều chỉ có 54 số: bài 05 sẽ đo xem dao động ngẫu nhiên ấy rộng đến đâu.) Đường cosine thì leo lên gần 1, dù hai chiều *không liên quan gì* đến nhau. Nếu hai độ dời trái dấu, đường cong sẽ lao xuống gần −1. Nhiều cặp chiều với độ dời lớn, dấu tùy ý, sẽ cho một biểu đồ tần suất (histogram) dồn về hai đầu: đó chính là **hình nụ cười (smile)** mà bài 04 đi tìm.
 
-Điều hình này không cho biết: độ dời trong mô hình thật lớn đến đâu, và nó từ đâu mà có.
+Điều hình này không cho biết: trong mô hình thật, độ dời lớn đến đâu, và nó từ đâu mà có.
 
 ## 4. Đồng nhất thức
 

@@ -219,12 +219,12 @@ figure = plot_matrix_mask(qkv.sizes)
 
 # %% [markdown] lang="vi"
 r"""
-Bấm vào tên một khối: các ô của khối ấy sáng lên, phía trên là mã số và số cặp. **Dự đoán trước khi bấm:** khối nào lớn nhất, khối nào nhỏ nhất? (Các nút cần một kernel Jupyter đang chạy; hình tĩnh ngay dưới cho thấy trạng thái ban đầu.)
+Bấm vào tên một khối: các ô của khối ấy hiện đậm màu, các khối khác nhạt đi, phía trên là mã số và số cặp. **Dự đoán trước khi bấm:** khối nào lớn nhất, khối nào nhỏ nhất? (Các nút cần một kernel Jupyter đang chạy; hình tĩnh ngay dưới cho thấy trạng thái ban đầu.)
 """
 
 # %% [markdown] lang="en"
 r"""
-Press the name of a block: its cells light up, with the code and the number of pairs above. **Predict before you press:** which block is the largest, which the smallest? (The buttons need a running Jupyter kernel; the still figure below shows the initial state.)
+Press the name of a block: its cells stand out in full colour and the others fade, with the code and the number of pairs above. **Predict before you press:** which block is the largest, which the smallest? (The buttons need a running Jupyter kernel; the still figure below shows the initial state.)
 """
 
 # %% tags=["nbval-ignore-output"]
@@ -290,7 +290,7 @@ figure = plot_similarity(similarity.cpu()[kept][:, kept], few, "cosine", title)
 
 # %% [markdown] lang="vi"
 r"""
-Đỏ là gần +1, xanh lam là gần −1. Sọc đậm là những chiều có độ dời trung bình (mean offset) lớn so với độ lệch chuẩn (standard deviation), sọc nhạt là những chiều có độ dời nhỏ. Các chiều ở sọc đậm “giống” hoặc “ngược” với rất nhiều chiều khác cùng một lúc. Hình không cho biết *bao nhiêu* cặp nằm ở hai đầu; muốn biết phải đếm.
+Đỏ là gần +1, xanh lam là gần −1. Sọc đậm là những chiều có độ dời trung bình (mean offset) lớn so với độ lệch chuẩn (standard deviation), sọc nhạt là những chiều có độ dời nhỏ. Các chiều ở sọc đậm “giống” hoặc “ngược” với rất nhiều chiều khác cùng một lúc. Hình không cho biết *bao nhiêu* cặp có độ tương đồng gần +1 hoặc gần −1; muốn biết phải đếm.
 
 ## 5. Hai cách chọn một khối
 

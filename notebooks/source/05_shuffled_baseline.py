@@ -14,7 +14,7 @@ r"""
 
 **Sau bài này, bạn có thể**
 - chọn mức nền phân biệt được trung bình với sự ghép cặp;
-- chuyển nụ cười từ cosine sang tương quan chỉ bằng cách đổi dấu vector của cả câu;
+- làm nụ cười của cosine hiện ra cả ở tương quan, chỉ bằng cách đổi dấu vector của cả câu;
 - cho biết phân phối theo giả thuyết không (null) rộng bao nhiêu với $n$ câu, và tránh cái bẫy $n$ nhỏ;
 - nhận định thận trọng về các phép đối chứng (từ khác, dấu chấm, mô hình chưa huấn luyện), và nhận ra khi nào các mẫu thật ra thuộc hai nhóm.
 
@@ -29,7 +29,7 @@ r"""
 
 **Afterwards you can**
 - choose a baseline that can tell the mean from the pairing;
-- move the smile from the cosine into the correlation by nothing but flipping the sign of whole sentences;
+- make the smile of the cosine appear in the correlation too, by nothing but flipping the sign of whole sentences;
 - say how wide the null distribution is for $n$ sentences, and avoid the trap of small $n$;
 - read controls with care (other words, the full stop, an untrained model), and notice when the samples are really two groups.
 
@@ -547,7 +547,7 @@ r"""
 
 ## Tóm tắt
 - Xáo trộn trong từng chiều là mức nền phân biệt được trung bình với sự ghép cặp: ở những tầng mà mục 2 đếm, cosine giữ nguyên nụ cười, còn tương quan về phân phối null.
-- Đổi dấu vector của cả câu chuyển nụ cười sang tương quan: hai phép đo chỉ khác nhau ở trung bình.
+- Đổi dấu vector của cả câu làm nụ cười hiện ra cả ở tương quan: hai phép đo chỉ khác nhau ở trung bình.
 - Luôn vẽ phân phối null của đúng $n$ ấy; với $n$ nhỏ, dữ liệu ngẫu nhiên cũng cho hình nụ cười.
 - Trước khi trừ trung bình, hãy xem các mẫu có thuộc *một* nhóm không: tương quan mà cười thì có thể là hai.
 
@@ -577,7 +577,7 @@ r"""
 
 ## Summary
 - The shuffle within features is the baseline that tells: at the layers counted in section 2 the cosine keeps its smile, and the correlation falls to the null.
-- Flipping whole sentences moves the smile into the correlation: the two measures differ in the mean alone.
+- Flipping whole sentences brings the smile into the correlation too: the two measures differ in the mean alone.
 - Always draw the null of the very same $n$; with small $n$, random data smile too.
 - Before subtracting a mean, see whether the samples are *one* group: a correlation that smiles may mean two.
 

@@ -504,7 +504,7 @@ print(say(f"S > 0 ⇔ độ dời chiếm hơn 58% năng lượng: đúng với 
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi chấm là một khối ở một tầng; tại đường nét đứt, null là phân phối đều. Các dòng in ra: (số biểu đồ) và tỉ lệ khớp, với những biểu đồ có nụ cười ($S>0$), rồi với số còn lại.
+Mỗi chấm là một khối ở một tầng, với một trong bốn loại token (" her", " water", và token đứng ngay trước mỗi từ ấy); tại đường nét đứt, null là phân phối đều. Các dòng in ra: (số biểu đồ) và tỉ lệ khớp, với những biểu đồ có nụ cười ($S>0$), rồi với số còn lại.
 
 Cosine: null khớp được bao nhiêu *nụ cười*? Nếu $e^{\kappa s^2}$ khớp tốt ngang thế hoặc hơn, thì nụ cười không nói gì về “số câu”, chỉ nói độ dời chiếm bao nhiêu năng lượng. Tương quan: nếu null khớp gần hết, thì hình chuông ấy không phải là nhiễu của 54 câu, mà là nhiễu của $n_\text{eff}$ câu độc lập.
 
@@ -520,7 +520,7 @@ Vậy $1/\overline{s^2}$ là **tỉ số tham gia (participation ratio)** $(\sum
 
 # %% [markdown] lang="en"
 r"""
-Each dot is one block at one layer; at the dashed line the null is uniform. Printed: (number) and share that fit, of histograms with a smile ($S>0$) and of the rest.
+Each dot is one block at one layer, for one of four kinds of token (" her", " water", and the token right before each); at the dashed line the null is uniform. Printed: (number) and share that fit, of histograms with a smile ($S>0$) and of the rest.
 
 Cosine: how many *smiles* does the null fit? If $e^{\kappa s^2}$ fits as well or better, a smile says nothing about a “number of sentences”, only what share of the energy is offset. Correlation: if the null fits nearly all, that bell is not the noise of 54 sentences, but of $n_\text{eff}$ independent ones.
 
@@ -618,13 +618,13 @@ print("✓")
 r"""
 ## Tự kiểm tra
 1. Vì sao $S$ không giảm đều khi $a$ tăng?
-2. Tỉ lệ của ngữ cảnh ở V lớn hơn ở Q và K. Vì sao điều đó chưa giải thích được V phẳng hơn?
+2. Tỉ lệ của ngữ cảnh ở V lớn hơn ở Q và K. Vì sao điều đó chưa giải thích được việc V phẳng hơn?
 3. Trong một khối, độ dời chiếm 70% năng lượng. $S$ dương hay âm?
 
 <details><summary>Trả lời ngắn</summary>
 
 1. $m/\sqrt{1+m^2}$ bão hòa: với $m$ lớn, giảm một nửa hầu như không đổi gì; với $m$ vừa phải thì đổi ngay.
-2. Đó là hai cách nói của cùng một điều. Ít trung bình chung hơn thì tỉ lệ ấy cũng lớn hơn; phải bỏ trung bình chung khỏi cả ba rồi mới so.
+2. Đó là hai cách nói của cùng một điều. Phần trung bình chung nhỏ hơn thì tỉ lệ ấy cũng lớn hơn; phải bỏ trung bình chung khỏi cả ba rồi mới so.
 3. Dương: $\overline{s^2}\approx0{,}49>1/3$.
 </details>
 

@@ -289,7 +289,7 @@ Mỗi dòng in ra (nếu có) là một khối vẫn cười *sau khi* đã tr�
 Theo bài 02, cosine của hai chiều không tương quan chỉ phụ thuộc vào $m=\mu/\sigma$: trung bình chia cho độ lệch chuẩn (standard deviation). Tỉ số ấy có thể nhỏ đi theo hai cách: $\mu$ giảm, hoặc $\sigma$ tăng.
 
 ### Bài tập 7.2
-Viết `relative_offset(x)`: nhận `x` kích thước `[layer, sample, feature]`, trả về `[layer]`: trung vị (median) theo các chiều của $|\mu|/\sigma$, với $\mu$ và $\sigma$ tính theo mẫu (mỗi câu một mẫu) và $\sigma$ là độ lệch chuẩn tổng thể (chia cho $n$).
+Viết `relative_offset(x)`: nhận `x` kích thước `[layer, sample, feature]`, trả về `[layer]`: trung vị (median) theo các chiều của $|\mu|/\sigma$, với $\mu$ và $\sigma$ tính trên các mẫu (mỗi câu một mẫu), trong đó $\sigma$ là độ lệch chuẩn tổng thể (chia cho $n$).
 
 *Gợi ý:* `x.std(dim=..., correction=0)`; `x.median(dim=...)` trả về cả giá trị (`.values`) lẫn vị trí.
 """
@@ -439,11 +439,11 @@ Lấy trung bình trên một phần ba số tầng thì không thấy được 
 
 ## 9. Nhạt dần hay sụt một bậc?
 
-Q, K, V của một tầng tính từ đầu vào của nó. Vậy thay đổi từ $S_l$ đến $S_{l+1}$ là việc của hai bộ phận của tầng $l$, attention và **MLP** (mạng nhỏ đứng sau attention), rồi của phép chiếu (projection) ở tầng $l+1$.
+Q, K, V của một tầng tính từ đầu vào của nó. Vậy thay đổi từ $S_l$ đến $S_{l+1}$ là do hai bộ phận của tầng $l$, attention và **MLP** (mạng nhỏ đứng sau attention), rồi do phép chiếu (projection) ở tầng $l+1$.
 
 **Quy tắc đặt trước.** Ở QQ, tìm tầng $l\ge1$ có $S_l-S_{l+2}$ lớn nhất. Hai tầng $l$ và $l+1$ là một **bậc sụt** nếu khẳng định 1 đúng ở QQ và riêng mức giảm ấy ít nhất bằng một nửa mức giảm trong khẳng định đó.
 
-Hãy nhìn cả token đầu tiên của câu. Ở nhiều tầng của một mô hình đã huấn luyện, nó là **điểm hút chú ý (attention sink)**: các token sau dồn phần lớn trọng số vào nó, dù trong mô hình nhân quả nó không thấy token nào khác và không biết gì về ngữ cảnh. Khi ấy nó thường là **token khổng lồ** (bài 05): luồng dư (residual stream) của nó dài hơn 2,5 lần trung vị của mọi token thật ở cùng tầng. Ta tìm những token như thế theo độ dài ấy, không theo vị trí.
+Hãy nhìn cả token đầu tiên của câu. Ở nhiều tầng của một mô hình đã huấn luyện, nó là **điểm hút chú ý (attention sink)**: các token sau dồn phần lớn trọng số vào nó, dù trong mô hình nhân quả nó không thấy token nào khác và không biết gì về ngữ cảnh. Khi ấy nó thường là **token khổng lồ** (bài 05): luồng dư của nó dài hơn 2,5 lần trung vị của mọi token thật ở cùng tầng. Ta tìm những token như thế theo độ dài ấy, không theo vị trí.
 
 **Dự đoán.** Ở nơi $S$ sụt, " her" nhìn token đầu tiên nhiều hơn hay ít hơn so với ở nơi khác?
 """
@@ -499,7 +499,7 @@ print(
 
 # %% [markdown] lang="vi"
 r"""
-Trong ngoặc (nếu từ tầng nông đến tầng sâu có giảm): mức giảm qua hai tầng ấy bằng bao nhiêu phần trăm mức giảm từ tầng nông đến tầng sâu. Cột cuối là trọng số attention (attention weight), trung bình qua các câu và các đầu attention (attention head). Ở những tầng khác trong danh sách cuối, $S$ thay đổi thế nào?
+Trong ngoặc (nếu từ tầng nông đến tầng sâu có giảm): mức giảm qua hai tầng ấy bằng bao nhiêu phần trăm mức giảm từ tầng nông đến tầng sâu. Cột cuối là trọng số attention, trung bình qua các câu và các đầu attention (attention head). Ở những tầng khác trong danh sách cuối, $S$ thay đổi thế nào?
 
 ## 10. Cái gì làm nên bậc sụt?
 

@@ -347,9 +347,9 @@ figure = plot_depth(curves, "spread_over_heads", title=f"{model.provenance} · Q
 
 # %% [markdown] lang="vi"
 r"""
-Kích thước ở trên là `[lần cắt, tầng, đầu]`. Dòng đầu cho biết nếu chỉ do may rủi thì thắng ở bao nhiêu tầng. Mỗi dòng sau gồm: phán quyết; số tầng mà các đầu thật vượt cả 19 lần cắt; và tỉ số, lấy trung vị (median) qua các tầng, giữa độ lệch chuẩn của các đầu thật và trung bình của các nhóm ngẫu nhiên. Phán quyết chỉ cho biết *có* khác hay không; khác *nhiều hay ít* thì phải xem các con số.
+Kích thước ở trên là `[lần cắt, tầng, đầu]`. Dòng đầu cho biết nếu chỉ do may rủi thì thắng ở bao nhiêu tầng. Mỗi dòng sau gồm: phán quyết; số tầng mà các đầu thật vượt cả 19 lần cắt; và tỉ số, lấy trung vị (median) qua các tầng, giữa độ lệch chuẩn của các đầu thật và trung bình của chính độ lệch chuẩn ấy qua 19 lần cắt. Phán quyết chỉ cho biết *có* khác hay không; khác *nhiều hay ít* thì phải xem các con số.
 
-Đường màu là các đầu thật, đường đen là trung bình của các nhóm ngẫu nhiên, đường nét đứt là lần cắt có độ lệch chuẩn lớn nhất. Khoảng cách từ 0 đến đường đen là phần dao động mà *bất kỳ* cách chia nhóm nào cũng có. Hình này *không* cho biết đầu nào làm việc gì.
+Đường màu là các đầu thật, đường đen là trung bình của các nhóm ngẫu nhiên, đường nét đứt là lần cắt có độ lệch chuẩn lớn nhất (hình chỉ vẽ cách cắt tùy ý). Khoảng cách từ 0 đến đường đen là phần dao động mà *bất kỳ* cách chia nhóm nào cũng có. Hình này *không* cho biết đầu nào làm việc gì.
 
 ## 5. Phép gộp đã che điều gì: một tầng, từng đầu
 
@@ -360,9 +360,9 @@ Ta lấy tầng ở một phần mười chiều sâu, như ở bài 04. Mỗi �
 
 # %% [markdown] lang="en"
 r"""
-The shapes are `[cut, layer, head]`. Then: at how many layers chance alone would win. Each line after it: the verdict; the layers at which the real heads beat all 19 cuts; and the ratio, median over the layers, of the real heads' standard deviation to the mean of the random groups. The verdict only says *that* they differ; the figures say *by how much*.
+The shapes are `[cut, layer, head]`. Then: at how many layers chance alone would win. Each line after it: the verdict; the layers at which the real heads beat all 19 cuts; and the ratio, median over the layers, of the real heads' standard deviation to the mean of that standard deviation over the 19 cuts. The verdict only says *that* they differ; the figures say *by how much*.
 
-The coloured line is the real heads, the black one the mean of the random groups, the dashed one the cut with the largest standard deviation. From 0 up to the black line is variation that *any* grouping would have. The figure does *not* say which head does what.
+The coloured line is the real heads, the black one the mean of the random groups, the dashed one the cut with the largest standard deviation (blind cuts only). From 0 up to the black line is variation that *any* grouping would have. The figure does *not* say which head does what.
 
 ## 5. What pooling hid: one layer, head by head
 

@@ -95,7 +95,7 @@ Bài 06 tách mỗi vector thành ba phần: $x=c+\delta_w+\varepsilon$. **Trung
 
 **Ngưỡng, đặt trước khi bạn chạy.**
 - Độ dời *mang thông tin về từ*: thay độ dời của từ bằng độ dời của một từ khác thì KL so với lượt chạy có từ khác ấy giảm hơn một nửa, còn thay các độ lệch (quanh trung bình của từ) thì không; cả hai theo khoảng tin cậy (confidence interval) 95% qua các từ. Ngoài ra, với mọi từ, KL giảm nhiều hơn so với khi đặt độ dời của một từ thứ ba vào chỗ ấy.
-- Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (xét cận dưới của khoảng tin cậy 95%, ở đây tính qua các câu). *Đặc thù*: ở liều lượng một phần ba (trừ $c/3$ thay vì $c$), bỏ nó hại hơn bỏ bất kỳ vector ngẫu nhiên nào cùng độ dài, cũng ở liều ấy. *Tự nó đủ*: chỉ giữ lại nó thì KL vẫn dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và dưới một nửa KL khi gán cả vector (Q, K hay V) bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
+- Trung bình chung *cần thiết*: bỏ nó thì KL trên 0,1 (xét cận dưới của khoảng tin cậy 95%, ở đây tính qua các câu). *Đặc thù*: ở liều lượng một phần ba (trừ $c/3$ thay vì $c$), bỏ nó hại hơn bỏ bất kỳ đối chứng nào của mục 3 (các vector ngẫu nhiên cùng độ dài, cả loại thường lẫn loại khắt khe hơn), cũng ở liều ấy. *Tự nó đủ*: chỉ giữ lại nó thì KL vẫn dưới một nửa KL của một máy đoán *chưa đọc văn bản*, và dưới một nửa KL khi gán cả vector (Q, K hay V) bằng 0 (*chưa rõ* nếu khoảng tin cậy vắt qua mức ấy).
 - *Bị triệt tiêu*: KL dưới 0,001.
 """
 
@@ -109,7 +109,7 @@ Notebook 06 split each vector into three: $x=c+\delta_w+\varepsilon$. The **comm
 
 **Thresholds, set before you run anything.**
 - The offset *carries the word*: putting another word's offset in its place removes more than half of the KL to a run with that other word, and putting in its deviations around the mean does not (both by 95% intervals over words); and for every word it beats a wrong word's offset.
-- The common mean is *needed*: without it the KL is above 0.1 (lower end of the 95% interval, over sentences here). *Specific*: at a dose of one third ($c/3$ is taken out, not $c$) it does more harm than every random vector of its length at that dose. *Enough*: keeping only it gives less than half of the KL of a predictor that *has not read the text*, and of that when the whole vector (Q, K or V) is set to zero (*undecided* if the interval reaches over that).
+- The common mean is *needed*: without it the KL is above 0.1 (lower end of the 95% interval, over sentences here). *Specific*: at a dose of one third ($c/3$ is taken out, not $c$) it does more harm than every control of section 3 at that dose (random vectors of its length, the stricter ones included). *Enough*: keeping only it gives less than half of the KL of a predictor that *has not read the text*, and of that when the whole vector (Q, K or V) is set to zero (*undecided* if the interval reaches over that).
 - *Cancelled*: KL below 0.001.
 """
 
@@ -252,7 +252,7 @@ interval = {}
 for name, shares in removed.items():
     mean, reach = mean_ci(shares)
     interval[name] = mean - reach, mean + reach
-    print(f"{label(name):32s} {say('KL giảm', 'removes')} {mean:5.0%}   [{mean - reach:.0%}, {mean + reach:.0%}]")
+    show(f"{label(name):32s} {say('KL giảm', 'removes')} {mean:5.0%}   [{mean - reach:.0%}, {mean + reach:.0%}]")
 beats = all(right > wrong for right, wrong in zip(removed["offset_swapped"], removed["wrong_word"]))
 carries = interval["offset_swapped"][0] > HALF > interval["deviation_swapped"][1] and beats
 print(say("hơn độ dời của từ thứ ba, ở mọi từ:", "beats the offset of the wrong word, for every word:"), answer[beats])
@@ -276,7 +276,7 @@ table(dict(sides), ("unedited", *origin), digits=3)
 r"""
 Bảng đầu: KL so với lượt chạy đích, trung bình qua các câu. Bảng sau: mỗi phép sửa làm KL giảm bao nhiêu phần trăm, kèm khoảng tin cậy 95% *qua các từ* (trong hình: *qua các câu*). Khoảng ấy không tính đến việc chọn câu: trên SmolLM2-135M, đổi bộ câu được đo thì dòng “độ dời, chỉ V” khi thì “chưa rõ”, khi thì “có”, nên đừng kết luận gì từ riêng dòng ấy. Số âm: dự đoán bị đẩy ra xa thêm. Ở tầng 0, vector chỉ phụ thuộc vào token (nếu mô hình dùng RoPE), nên ở đó hoán đổi độ dời *chính là* thay cả vector; dòng “độ dời, chỉ tầng 0” cho biết có phải chỉ vì thế mà ta được kết quả này hay không.
 
-Hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau; hoán đổi phần ấy mà ít thay đổi thì cũng dễ hiểu. Bảng cho biết thông tin *từ nào đứng đó* nằm trong độ dời hay trong độ lệch, chứ *không* cho biết ở chỗ ấy có cần ngữ cảnh hay không. Bảng cuối so với một mô hình *chưa huấn luyện*: ngay cả ở đó, trung bình của một từ cũng mang dấu vết của từ ấy, vì vector gần như bằng từ *cộng* ngữ cảnh. Hãy so hai mô hình ở hai điểm: các token sau dùng dấu vết ấy nhiều đến đâu (KL khi không can thiệp), và riêng tầng 0 đã đủ chưa.
+Hai lượt chạy có chung ngữ cảnh, nên phần do ngữ cảnh của chúng gần giống nhau; hoán đổi phần ấy mà ít thay đổi thì cũng dễ hiểu. Bảng cho biết thông tin *từ nào đứng đó* nằm trong độ dời hay trong độ lệch, chứ *không* cho biết ở chỗ ấy có cần ngữ cảnh hay không. Bảng cuối so mô hình của bạn với một mô hình *chưa huấn luyện* (cùng kiến trúc, nhưng số tầng chỉ bằng một phần ba): ngay cả ở đó, trung bình của một từ cũng mang dấu vết của từ ấy, vì vector gần như bằng từ *cộng* ngữ cảnh. Hãy so hai mô hình ở hai điểm: các token sau dùng dấu vết ấy nhiều đến đâu (KL khi không can thiệp), và riêng tầng 0 đã đủ chưa.
 
 ### Cùng chỗ ấy, bỏ từng phần
 
@@ -287,7 +287,7 @@ Giờ ta không thay từ nào: ở chỗ của " her", ta chỉ bỏ đúng m�
 r"""
 The first table: KL to the target run, mean over sentences. The second: how much of it each edit removes, with a 95% interval *over words* (*over sentences* in the figure). It leaves out the choice of the sentences: on SmolLM2-135M the line "offset, V only" comes out as "undecided" with one set of measured sentences and as "yes" with another, so conclude nothing from that line alone. Negative: the predictions are driven further away. At layer 0 a vector depends on the token alone (with rotary positions), so there swapping the offset *is* replacing the vector; the line "layer 0 only" says whether that explains the result.
 
-The two runs share their context, so what it adds is nearly the same in both, and little changes when it is swapped. The table tells whether offset or deviation carries *which word stood there*, *not* whether the context is needed at that place. The last table sets an *untrained* model beside it: the mean of a word bears its mark even there, a vector being nearly word *plus* context. Compare how much later tokens use it (the unedited KL), and whether layer 0 alone suffices.
+The two runs share their context, so what it adds is nearly the same in both, and little changes when it is swapped. The table tells whether offset or deviation carries *which word stood there*, *not* whether the context is needed at that place. The last table sets an *untrained* model (same architecture, a third of the layers) beside it: the mean of a word bears its mark even there, a vector being nearly word *plus* context. Compare how much later tokens use it (the unedited KL), and whether layer 0 alone suffices.
 
 ### The same place, one part less
 
@@ -394,7 +394,7 @@ for part in common:
     show(f"{part}  a = 1/3: {small:z.2f}   {label('random_draw')} {blind.min():z.2f} … {blind.max():z.2f}", end="   ")
     show(f"{label('stricter_draw')} {turned.min():z.2f}, {turned.max():z.2f}")
     show(f"   a = 1: {whole:z.2f} ± {reach:.2f}", end="   ")
-    show(f"{label('mean_ablated')} {kept:z.2f} ± {wide:.2f}   {say('gán bằng 0', 'set to 0')} {zero:z.2f}")
+    show(f"{label('mean_ablated')} {kept:z.2f} ± {wide:.2f}   {say('gán bằng 0:', 'set to 0:')} {zero:z.2f}")
 
 # %%
 figure = plot_doses(harm, SMALL, draws, strict, anchor, title=f"{model.provenance} · {n}")
@@ -510,7 +510,7 @@ The attention weights of a query sum to 1. If the same vector $c$ is added to *a
 r"""
 ## 6. Q: thiệt hại đi qua điểm hút chú ý
 
-Trung bình chung của Q cộng vào điểm của khóa $j$ một số hạng $c\cdot k_j$ (có RoPE thì còn tùy khoảng cách), với mọi truy vấn: như một bảng “khóa nào được ưa thích”. Thiệt hại khi bỏ $c$ có đi *qua* trọng số ở các điểm hút không? Ta *ghim* (clamp) các trọng số ấy ở mức của lượt chạy không can thiệp; các khóa khác chia nhau phần còn lại theo tỉ lệ của lượt chạy đã sửa. Và ngược lại: để nguyên Q, chỉ cho các điểm hút nhận trọng số của lượt chạy đã sửa.
+Trung bình chung của Q cộng vào điểm của khóa $j$ một số hạng $c\cdot k_j/\sqrt d$ (có RoPE thì còn tùy khoảng cách), với mọi truy vấn: như một bảng “khóa nào được ưa thích”. Thiệt hại khi bỏ $c$ có đi *qua* trọng số ở các điểm hút không? Ta *ghim* (clamp) các trọng số ấy ở mức của lượt chạy không can thiệp; các khóa khác chia nhau phần còn lại theo tỉ lệ của lượt chạy đã sửa. Và ngược lại: để nguyên Q, chỉ cho các điểm hút nhận trọng số của lượt chạy đã sửa.
 
 **Quy tắc:** *đi qua điểm hút* nếu ghim làm KL giảm ít nhất một nửa. *Riêng của trung bình chung* nếu, ngoài ra, mức giảm ấy hơn mức giảm với một vector ngẫu nhiên ít nhất 20 điểm phần trăm.
 """
@@ -519,7 +519,7 @@ Trung bình chung của Q cộng vào điểm của khóa $j$ một số hạng 
 r"""
 ## 6. Q: the damage goes through the sinks
 
-Q's common mean adds a term $c\cdot k_j$ to the score of key $j$ (with RoPE by distance too), for every query: a table of which keys are liked. Does the damage of losing $c$ pass *through* the weights on the sinks? We *clamp* those weights to what they are in the unedited run; the other keys share the rest as in the edited run. And the other way round: leave Q alone, and give the sinks the weights of the edited run.
+Q's common mean adds a term $c\cdot k_j/\sqrt d$ to the score of key $j$ (with RoPE by distance too), for every query: a table of which keys are liked. Does the damage of losing $c$ pass *through* the weights on the sinks? We *clamp* those weights to what they are in the unedited run; the other keys share the rest as in the edited run. And the other way round: leave Q alone, and give the sinks the weights of the edited run.
 
 **Rule:** *through the sinks* if clamping removes at least half of the KL. *Peculiar to the common mean* if it saves at least 20 percentage points more than for a random vector.
 """

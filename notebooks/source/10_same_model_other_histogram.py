@@ -128,14 +128,14 @@ check("10.1", gauge, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
-Chọn góc nào? Với mỗi góc trong 64 góc, ta tính $|b|=|\mu|/\text{rms}$ (bài 06) của các chiều Q, trừ đi $|b|$ của các chiều K, rồi lấy góc có hiệu lớn nhất: *khép* nụ cười của KK, *mở* nụ cười của QQ. Lấy góc có hiệu nhỏ nhất thì ngược lại. $M$ còn nhân mỗi cặp với 2, để thấy rằng $M$ không nhất thiết là phép quay thuần túy. Ta làm thế ở mọi tầng (layer).
+Chọn góc nào? Mỗi cặp có góc riêng: với từng góc trong 64 góc, ta tính $|b|=|\mu|/\text{rms}$ (bài 06) của các chiều Q trong cặp, trừ đi $|b|$ của các chiều K trong cặp, rồi lấy góc có hiệu lớn nhất: *khép* nụ cười của KK, *mở* nụ cười của QQ. Lấy góc có hiệu nhỏ nhất thì ngược lại. $M$ còn nhân mỗi cặp với 2, để thấy rằng $M$ không nhất thiết là phép quay thuần túy. Ta làm thế ở mọi tầng (layer).
 
 **Dự đoán.** QQ mở ra, KK khép lại, thì QK đổi thế nào?
 """
 
 # %% [markdown] lang="en"
 r"""
-Which angle? For each of 64 angles we take $|b|=|\mu|/\text{rms}$ (notebook 06) of Q's features, minus that of K's, and choose the angle with the largest difference: *close* the smile of KK, *open* that of QQ. The smallest difference does the reverse. $M$ also scales each pair by 2, to show that it need not be a pure rotation. We do so at every layer.
+Which angle? Each pair has its own: for each of 64 angles we take $|b|=|\mu|/\text{rms}$ (notebook 06) of Q's features in the pair, minus that of K's in the pair, and choose the angle with the largest difference: *close* the smile of KK, *open* that of QQ. The smallest difference does the reverse. $M$ also scales each pair by 2, to show that it need not be a pure rotation. We do so at every layer.
 
 **Predict.** When QQ opens and KK closes, what becomes of QK?
 """
