@@ -496,7 +496,7 @@ Hai hình giống hệt nhau. Mỗi hàng là một truy vấn, tổng trọng s
 
 ## 6. Chỉ giữ token cần dùng
 
-Các bài sau chỉ cần vector của " her". Khi có `positions`, `capture_qkv` chỉ giữ token đó trong mỗi câu, nên bộ nhớ không tăng theo độ dài câu. Bên cạnh token đích, ta lấy thêm một **token đối chứng (control token)**: token đứng ngay trước (ở đây, lấy riêng một tầng cho nhanh).
+Phần lớn các phép đo ở những bài sau chỉ cần vector của một token trong mỗi câu, thường là " her". Khi có `positions`, `capture_qkv` chỉ giữ token đó trong mỗi câu, nên bộ nhớ không tăng theo độ dài câu. Bên cạnh token đích, ta lấy thêm một **token đối chứng (control token)**: token đứng ngay trước (ở đây, lấy riêng một tầng cho nhanh).
 """
 
 # %% [markdown] lang="en"
@@ -505,7 +505,7 @@ The two pictures are the same. Each row is a query, its weights add up to 1, and
 
 ## 6. Keep only the tokens we need
 
-The next notebooks need the vectors of " her" only. Given `positions`, `capture_qkv` keeps just that token of each sentence, so memory does not grow with the length of the sentences. Beside the target we take a **control token**: the one right before it (here at one layer only, which is faster).
+Most measurements in the later notebooks need the vectors of one token per sentence only, mostly " her". Given `positions`, `capture_qkv` keeps just that token of each sentence, so memory does not grow with the length of the sentences. Beside the target we take a **control token**: the one right before it (here at one layer only, which is faster).
 """
 
 # %%

@@ -439,7 +439,7 @@ print(
 
 # %% [markdown] lang="vi"
 r"""
-Hai số trên là tỉ lệ cặp không xác định ở tầng 0: của tương quan, rồi của cosine. Chỗ nào tương quan không xác định, cosine vẫn xác định, vì nó không cần độ lệch chuẩn.
+Hai số trên là tỉ lệ cặp không xác định ở tầng 0: của tương quan, rồi của cosine. Chỗ nào tương quan không xác định, cosine vẫn xác định (trừ khi có cột toàn số 0), vì nó không cần độ lệch chuẩn.
 
 ## Tự kiểm tra
 1. Nhân một chiều với 3: cosine thay đổi không? Tương quan thay đổi không? Nhân với −3 thì sao?
@@ -468,7 +468,7 @@ Hai số trên là tỉ lệ cặp không xác định ở tầng 0: của tươ
 
 # %% [markdown] lang="en"
 r"""
-The two numbers are the share of undefined pairs at layer 0: of the correlation, then of the cosine. Where the correlation is undefined the cosine is still defined, for it needs no standard deviation.
+The two numbers are the share of undefined pairs at layer 0: of the correlation, then of the cosine. Where the correlation is undefined the cosine is still defined (unless a column is all zeros), for it needs no standard deviation.
 
 ## Check yourself
 1. Multiply one feature by 3: does the cosine change? The correlation? And by −3?

@@ -17,7 +17,7 @@ r"""
 - đo độ “cười” bằng một con số thay vì bằng cảm giác;
 - đối chiếu từng khẳng định với ngưỡng *đặt ra trước khi bạn xem kết quả*;
 - kiểm tra chính lời giải thích, không chỉ con số;
-- phân biệt so các cột (chiều) với so các hàng (câu).
+- phân biệt hai phép so: so các cột (chiều) và so các hàng (câu).
 
 **Thời gian:** khoảng 60 phút đọc và làm bài tập; máy tính chạy khoảng 20 giây. **Cần biết trước:** bài 01 đến 03.
 """
@@ -298,7 +298,7 @@ figure = plot_blocks(
 # %% [markdown] lang="vi"
 r"""
 ## 6. Trừ trung bình
-Cùng dữ liệu, cùng các hình con, nhưng dùng hệ số tương quan. Đường chấm là phân phối theo giả thuyết không (null), từ đây gọi là phân phối null, ở dạng chính xác: mật độ (density) của hệ số tương quan giữa hai chiều *độc lập* có phân phối chuẩn, với cùng số câu.
+Cùng dữ liệu, cùng các hình con, nhưng dùng hệ số tương quan. Đường chấm là phân phối theo giả thuyết không (null) ở dạng chính xác, từ đây gọi là phân phối null: mật độ (density) của hệ số tương quan giữa hai chiều *độc lập* có phân phối chuẩn, với cùng số câu.
 """
 
 # %% [markdown] lang="en"
@@ -492,7 +492,7 @@ Tầng nào có hai số gần bằng nhau thì ở đó QK cao không phải nh
 
 ## 9. So hàng thay vì so cột
 
-Đến giờ ta so các *cột* (chiều). Phần 1 của tài liệu gốc, cũng như ba bài báo đầu ở mục Tài liệu, so các *hàng*: vector của token đích trong câu này với vector của nó trong câu kia. Vẫn hàm ấy, chỉ cần chuyển vị bảng số:
+Đến giờ ta so các *cột* (chiều). Phần 1 của tài liệu gốc so các *hàng*: vector của token đích trong câu này với vector của nó trong câu kia. Ba bài báo đầu ở mục Tài liệu cũng so các hàng, tức vector của các token. Vẫn hàm ấy, chỉ cần chuyển vị bảng số:
 """
 
 # %% [markdown] lang="en"
@@ -501,7 +501,7 @@ Where the two numbers are nearly equal, QK does not owe its height to the dot pr
 
 ## 9. Rows instead of columns
 
-So far we compared *columns* (features). Part 1 of the source, like the first three papers under References, compares *rows*: the target's vector in one sentence with that in another. The same function, on the transposed table:
+So far we compared *columns* (features). Part 1 of the source compares *rows*: the target's vector in one sentence with that in another. The first three papers under References compare rows too, vectors of tokens. The same function, on the transposed table:
 """
 
 # %%
@@ -514,7 +514,7 @@ for layer in layers:
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng: cosine trung bình giữa hai câu, và tỉ lệ cặp câu trên 0,9. Độ dời kéo cả hai loại cosine ra xa 0: cosine của hai hàng về phía +1, cosine của hai cột về phía +1 hoặc −1. Nhưng cosine của hai hàng có thể do vài chiều có giá trị rất lớn quyết định, còn với hai cột, chiều nào cũng được chia cho độ dài của chính nó nên nặng như nhau.
+Mỗi dòng: cosine trung bình giữa hai câu, và tỉ lệ cặp câu có cosine trên 0,9. Độ dời kéo cả hai loại cosine ra xa 0: cosine của hai hàng về phía +1, cosine của hai cột về phía +1 hoặc −1. Nhưng cosine của hai hàng có thể do vài chiều có giá trị rất lớn quyết định, còn với hai cột, chiều nào cũng được chia cho độ dài của chính nó nên nặng như nhau.
 """
 
 # %% [markdown] lang="en"
@@ -531,7 +531,7 @@ print("✓")
 r"""
 ## Tự kiểm tra
 1. Vì sao nụ cười ở tầng 0 không nói gì về ngữ cảnh?
-2. Mức nền xáo trộn mọi phần tử cho hình chuông. Từ đó có thể kết luận “nụ cười đến từ trung bình” không?
+2. Mức nền, tức dữ liệu đã xáo trộn mọi phần tử, cho hình chuông. Từ đó có thể kết luận “nụ cười đến từ trung bình” không?
 3. Token đối chứng gồm nhiều từ khác nhau. Vì sao đối chứng như thế là chưa công bằng?
 4. Khối QK cao. Vì sao điều đó chưa chứng tỏ Q và K “sinh ra là để lấy tích vô hướng với nhau”?
 

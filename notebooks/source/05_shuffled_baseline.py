@@ -179,7 +179,7 @@ for block in ("QQ", "KK", "VV"):
 
 # %% [markdown] lang="vi"
 r"""
-Chỉ ở những tầng được đếm (tầng 0 để riêng), ta mới được nói: biểu đồ cosine *không* cho biết gì về quan hệ giữa hai chiều qua các câu. Tầng nào sát ngưỡng thì chỉ cần đổi hạt giống ngẫu nhiên là có thể rơi sang phía bên kia.
+Chỉ ở những tầng được đếm là như nhau (tầng 0 để riêng), ta mới được nói: biểu đồ cosine *không* cho biết gì về quan hệ giữa hai chiều qua các câu. Tầng nào sát ngưỡng thì chỉ cần đổi hạt giống ngẫu nhiên là có thể rơi sang phía bên kia.
 
 ### Bài tập 5.1
 Tự viết `shuffle_columns(x, generator)`: hoán vị các giá trị trong *từng cột, độc lập với các cột khác*. Trả về tensor mới; không đổi `x`.
@@ -189,7 +189,7 @@ Tự viết `shuffle_columns(x, generator)`: hoán vị các giá trị trong *t
 
 # %% [markdown] lang="en"
 r"""
-Only of the layers that are counted (layer 0 stands aside) may one say: the histogram of cosines tells *nothing* about the relation of two features across the sentences. A layer close to the threshold may change sides with another seed.
+Only of the layers that are counted as the same (layer 0 stands aside) may one say: the histogram of cosines tells *nothing* about the relation of two features across the sentences. A layer close to the threshold may change sides with another seed.
 
 ### Exercise 5.1
 Write `shuffle_columns(x, generator)` yourself: permute the samples of *each column independently*. Return a new tensor; leave `x` as it is.
@@ -546,7 +546,7 @@ r"""
 </details>
 
 ## Tóm tắt
-- Xáo trộn trong từng chiều là mức nền phân biệt được trung bình với sự ghép cặp: ở những tầng mà mục 2 đếm, cosine giữ nguyên nụ cười, còn tương quan về phân phối null.
+- Xáo trộn trong từng chiều là mức nền phân biệt được trung bình với sự ghép cặp: ở những tầng mà mục 2 đếm là như nhau, cosine giữ nguyên nụ cười, còn tương quan về phân phối null.
 - Đổi dấu vector của cả câu làm nụ cười hiện ra cả ở tương quan: hai phép đo chỉ khác nhau ở trung bình.
 - Luôn vẽ phân phối null của đúng $n$ ấy; với $n$ nhỏ, dữ liệu ngẫu nhiên cũng cho hình nụ cười.
 - Trước khi trừ trung bình, hãy xem các mẫu có thuộc *một* nhóm không: tương quan mà cười thì có thể là hai.
@@ -576,7 +576,7 @@ r"""
 </details>
 
 ## Summary
-- The shuffle within features is the baseline that tells: at the layers counted in section 2 the cosine keeps its smile, and the correlation falls to the null.
+- The shuffle within features is the baseline that tells: at the layers that section 2 counts as the same the cosine keeps its smile, and the correlation falls to the null.
 - Flipping whole sentences brings the smile into the correlation too: the two measures differ in the mean alone.
 - Always draw the null of the very same $n$; with small $n$, random data smile too.
 - Before subtracting a mean, see whether the samples are *one* group: a correlation that smiles may mean two.

@@ -506,7 +506,7 @@ print(say(f"S > 0 ⇔ độ dời chiếm hơn 58% năng lượng: đúng với 
 r"""
 Mỗi chấm là một khối ở một tầng, với một trong bốn loại token (" her", " water", và token đứng ngay trước mỗi từ ấy); tại đường nét đứt, null là phân phối đều. Các dòng in ra: (số biểu đồ) và tỉ lệ khớp, với những biểu đồ có nụ cười ($S>0$), rồi với số còn lại.
 
-Cosine: null khớp được bao nhiêu *nụ cười*? Nếu $e^{\kappa s^2}$ khớp tốt ngang thế hoặc hơn, thì nụ cười không nói gì về “số câu”, chỉ nói độ dời chiếm bao nhiêu năng lượng. Tương quan: nếu null khớp gần hết, thì hình chuông ấy không phải là nhiễu của 54 câu, mà là nhiễu của $n_\text{eff}$ câu độc lập.
+Cosine: null khớp được bao nhiêu *nụ cười*? Nếu $e^{\kappa s^2}$ khớp tốt ngang thế hoặc hơn, thì nụ cười không nói gì về “số câu”, chỉ nói độ dời chiếm bao nhiêu năng lượng. Tương quan: nếu null khớp gần hết, thì hình chuông ấy không phải là nhiễu của số câu đã đo (" her": 54, " water": 27), mà là nhiễu của $n_\text{eff}$ câu độc lập.
 
 ### Bài tập 6.3
 $n_\text{eff}$ đếm gì? Chia mỗi cột trong $F$ cột của `x` `[sample, feature]` cho độ dài của nó, được $Z$; gọi $\lambda_k$ là các trị riêng của $ZZ^\top$. Nếu trung bình $\overline{s^2}$ kể cả đường chéo (và $s=r$ khi `x` đã được trừ trung bình (mean-centring)), ta có
@@ -522,7 +522,7 @@ Vậy $1/\overline{s^2}$ là **tỉ số tham gia (participation ratio)** $(\sum
 r"""
 Each dot is one block at one layer, for one of four kinds of token (" her", " water", and the token right before each); at the dashed line the null is uniform. Printed: (number) and share that fit, of histograms with a smile ($S>0$) and of the rest.
 
-Cosine: how many *smiles* does the null fit? If $e^{\kappa s^2}$ fits as well or better, a smile says nothing about a “number of sentences”, only what share of the energy is offset. Correlation: if the null fits nearly all, that bell is not the noise of 54 sentences, but of $n_\text{eff}$ independent ones.
+Cosine: how many *smiles* does the null fit? If $e^{\kappa s^2}$ fits as well or better, a smile says nothing about a “number of sentences”, only what share of the energy is offset. Correlation: if the null fits nearly all, that bell is not the noise of the sentences measured (" her": 54, " water": 27), but of $n_\text{eff}$ independent ones.
 
 ### Exercise 6.3
 What does $n_\text{eff}$ count? Each of the $F$ columns of `x` `[sample, feature]` divided by its length gives $Z$; $\lambda_k$ are the eigenvalues of $ZZ^\top$. With the diagonal included (and $s=r$ if `x` is centred),

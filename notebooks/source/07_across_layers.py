@@ -330,12 +330,12 @@ check("7.2", relative_offset, solution=True)
 
 # %% [markdown] lang="vi"
 r"""
-**Dự đoán.** Trong hình dưới, đường màu là độ lớn của trung bình, đường đen là độ lớn của độ lệch chuẩn; cả hai là căn của trung bình bình phương (rms) theo các chiều, trên thang logarit. Đường nào thay đổi nhiều hơn khi đi sâu? (Tầng mà các chiều là hằng số thì bỏ trống.)
+**Dự đoán.** Trong hình dưới, đường màu là độ lớn của trung bình, đường đen là độ lớn của độ lệch chuẩn; cả hai là căn của trung bình bình phương (rms) theo các chiều, trên thang logarit. Đường nào thay đổi nhiều hơn khi đi sâu? (Ở tầng mà các chiều là hằng số thì đường đen bỏ trống.)
 """
 
 # %% [markdown] lang="en"
 r"""
-**Predict.** In the next figure the coloured line is the size of the means, the black one that of the standard deviations: root mean squares (rms) over the features, on a logarithmic scale. Which of the two changes more with depth? (Where the features are constant a layer is left empty.)
+**Predict.** In the next figure the coloured line is the size of the means, the black one that of the standard deviations: root mean squares (rms) over the features, on a logarithmic scale. Which of the two changes more with depth? (Where the features of a layer are constant, the black line has a gap.)
 """
 
 # %%
@@ -355,7 +355,7 @@ Các dòng in ra là $|\mu|/\sigma$ của một chiều điển hình, tầng n�
 
 ## 7. Chỉ số nụ cười theo tầng
 
-Token đối chứng gồm nhiều từ khác nhau, nên phép so sánh này chưa hoàn toàn công bằng (bài 04). Dòng in ra cho $S$ của tầng ở giữa chiều sâu, gần chỗ mà tài liệu gốc đã xem.
+Token đối chứng gồm nhiều từ khác nhau, nên phép so sánh này chưa hoàn toàn công bằng (bài 04). Dòng in ra là $S$ của tầng ở giữa chiều sâu, gần chỗ mà tài liệu gốc đã xem.
 """
 
 # %% [markdown] lang="en"
@@ -615,7 +615,7 @@ r"""
 
 1. Chưa có ngữ cảnh. Với RoPE, token đích ở đó là hằng số trên mọi câu: $S=1$ do cách dựng; đưa vào sẽ thổi phồng trung bình của tầng nông. Với vị trí cộng vào embedding, chỉ vị trí tạo ra khác biệt.
 2. Trung bình giảm, hoặc độ lệch chuẩn tăng. Vẽ riêng hai thứ, như ở mục 6.
-3. Thay bất cứ đầu ra nào bằng trung bình cũng làm các câu giống nhau hơn. Chỉ khi cùng phép sửa ấy ở chỗ khác không có tác dụng như vậy thì mới quy được tác dụng ấy cho *hai tầng này* và cho *attention*.
+3. Thay một đầu ra bằng trung bình là bỏ đi một phần khác biệt giữa các câu, nên thay ở đâu cũng có thể giữ lại nụ cười. Chỉ khi cùng phép sửa ấy ở chỗ khác không có tác dụng như vậy thì mới quy được tác dụng ấy cho *hai tầng này* và cho *attention*.
 </details>
 
 ## Tóm tắt
@@ -644,7 +644,7 @@ r"""
 
 1. There is no context yet. With rotary positions the target is constant over all sentences: $S=1$ by construction, which would inflate the early mean. With positions added to the embedding, position alone speaks.
 2. The mean shrinks, or the standard deviation grows. Draw the two apart, as in section 6.
-3. Putting the mean in the place of any output makes the sentences more alike. Only if the same edit elsewhere does not do as much can the effect be put down to *these two layers* and to *attention*.
+3. Putting the mean in the place of an output takes away some of what differs between the sentences, so it might keep a smile anywhere. Only if the same edit elsewhere does not do as much can the effect be put down to *these two layers* and to *attention*.
 </details>
 
 ## Summary

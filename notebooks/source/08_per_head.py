@@ -329,8 +329,8 @@ print({kind: tuple(smiles_of["cosine"].shape) for kind, smiles_of in cuts.items(
 # %%
 most = int(stats.binom.ppf(0.95, n_layer - 1, 1 / (n_cut + 1)))  # chance gives more with a probability below 5%
 mean = (n_layer - 1) / (n_cut + 1)
-show(say(f"riêng may rủi: trung bình {mean:.1f} tầng, 95% trường hợp không quá {most}",
-          f"chance alone: {mean:.1f} layers in the mean, at most {most} in 95% of the cases"))  # fmt: skip
+show(say(f"riêng may rủi: trung bình {mean:.1f} tầng, ít nhất 95% trường hợp không quá {most}",
+          f"chance alone: {mean:.1f} layers in the mean, at most {most} in at least 95% of the cases"))  # fmt: skip
 curves = {}
 needs("8.1")
 for kind, smiles_of in cuts.items():
@@ -347,9 +347,9 @@ figure = plot_depth(curves, "spread_over_heads", title=f"{model.provenance} · Q
 
 # %% [markdown] lang="vi"
 r"""
-Kích thước ở trên là `[lần cắt, tầng, đầu]`. Dòng đầu cho biết nếu chỉ do may rủi thì thắng ở bao nhiêu tầng. Mỗi dòng sau gồm: phán quyết; số tầng mà các đầu thật vượt cả 19 lần cắt; và tỉ số, lấy trung vị (median) qua các tầng, giữa độ lệch chuẩn của các đầu thật và trung bình của chính độ lệch chuẩn ấy qua 19 lần cắt. Phán quyết chỉ cho biết *có* khác hay không; khác *nhiều hay ít* thì phải xem các con số.
+Kích thước ở trên là `[lần cắt, tầng, đầu]`. Dòng đầu cho biết nếu chỉ do may rủi thì thắng ở bao nhiêu tầng. Mỗi dòng sau gồm: phán quyết; số tầng mà các đầu thật vượt cả 19 lần cắt; và tỉ số, lấy trung vị (median) qua các tầng, giữa độ lệch chuẩn của các đầu thật và độ lệch chuẩn của các nhóm ngẫu nhiên, lấy trung bình qua 19 lần cắt. Phán quyết chỉ cho biết *có* khác hay không; khác *nhiều hay ít* thì phải xem các con số.
 
-Đường màu là các đầu thật, đường đen là trung bình của các nhóm ngẫu nhiên, đường nét đứt là lần cắt có độ lệch chuẩn lớn nhất (hình chỉ vẽ cách cắt tùy ý). Khoảng cách từ 0 đến đường đen là phần dao động mà *bất kỳ* cách chia nhóm nào cũng có. Hình này *không* cho biết đầu nào làm việc gì.
+Đường màu là các đầu thật, đường đen là trung bình của các nhóm ngẫu nhiên, đường nét đứt là độ lệch chuẩn lớn nhất trong 19 lần cắt, lấy riêng ở từng tầng (hình chỉ vẽ cách cắt tùy ý). Khoảng cách từ 0 đến đường đen là phần dao động mà cách chia nhóm *ngẫu nhiên*, tính trung bình, cũng đã có. Hình này *không* cho biết đầu nào làm việc gì.
 
 ## 5. Phép gộp đã che điều gì: một tầng, từng đầu
 
@@ -360,9 +360,9 @@ Ta lấy tầng ở một phần mười chiều sâu, như ở bài 04. Mỗi �
 
 # %% [markdown] lang="en"
 r"""
-The shapes are `[cut, layer, head]`. Then: at how many layers chance alone would win. Each line after it: the verdict; the layers at which the real heads beat all 19 cuts; and the ratio, median over the layers, of the real heads' standard deviation to the mean of that standard deviation over the 19 cuts. The verdict only says *that* they differ; the figures say *by how much*.
+The shapes are `[cut, layer, head]`. Then: at how many layers chance alone would win. Each line after it: the verdict; the layers at which the real heads beat all 19 cuts; and the ratio, median over the layers, of the real heads' standard deviation to that of the random groups, its mean over the 19 cuts. The verdict only says *that* they differ; the figures say *by how much*.
 
-The coloured line is the real heads, the black one the mean of the random groups, the dashed one the cut with the largest standard deviation (blind cuts only). From 0 up to the black line is variation that *any* grouping would have. The figure does *not* say which head does what.
+The coloured line is the real heads, the black one the mean of the random groups, the dashed one the largest standard deviation of the 19 cuts, at each layer (blind cuts only). From 0 up to the black line is variation that a *random* grouping has in the mean. The figure does *not* say which head does what.
 
 ## 5. What pooling hid: one layer, head by head
 

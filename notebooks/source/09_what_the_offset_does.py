@@ -573,7 +573,7 @@ Three numbers: KL with the vector subtracted; KL with the sinks' weights clamped
 # %%
 needs("9.1")
 print(say("Độ dời của từ, tại chỗ của từ:", "The word's offset, at its place:"))
-print(f"  {say('mang thông tin từ nào đứng đó', 'carries which word stood there')}: {answer[carries]}", end="   ")
+print(f"  {say('cho biết từ nào đứng đó', 'carries which word stood there')}: {answer[carries]}", end="   ")
 alone = {part: answer[decide(*interval[f"only_{part.lower()}"], HALF)] for part in "KV"}
 print(say(f"(chỉ K: {alone['K']}, chỉ V: {alone['V']})", f"(K alone: {alone['K']}, V alone: {alone['V']})"))
 for name in ("without_common", "without_own", "without_context"):

@@ -212,7 +212,7 @@ figure = plot_conditions(conditions, measures=("cosine",), blocks=("QQ", "QK", "
 
 # %% [markdown] lang="vi"
 r"""
-Ba mô hình, *cùng* logit (đã kiểm tra bằng float64 ở ô trước, mọi tầng cùng lúc), *khác* biểu đồ. W1 là khoảng cách Wasserstein-1 đến biểu đồ của mô hình gốc, lấy số lớn hơn trong hai khối QQ và KK. QK cần độ dời lớn ở cả hai bên: khép một bên thì QK cũng cười ít đi. Nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó thuộc về hệ tọa độ mà quá trình huấn luyện đã đi tới.
+Ba mô hình, *cùng* logit (đã kiểm tra bằng float64 ở ô in ra `|Δ logit|`, mọi tầng cùng lúc), *khác* biểu đồ. W1 là khoảng cách Wasserstein-1 đến biểu đồ của mô hình gốc, lấy số lớn hơn trong hai khối QQ và KK. QK cần độ dời lớn ở cả hai bên: khép một bên thì QK cũng cười ít đi. Nụ cười của QQ và của KK không phải là tính chất của hàm số mà mô hình tính; nó thuộc về hệ tọa độ mà quá trình huấn luyện đã đi tới.
 
 Điều này *không* có nghĩa là nụ cười do ngẫu nhiên: huấn luyện có thể ưu tiên một hệ tọa độ (bộ tối ưu Adam làm việc theo từng tọa độ). Điều này cũng *không* nói gì về việc mô hình có dùng độ dời hay không: việc ấy bài 09 đã đo. Nó chỉ cho biết rằng không thể suy ra “mô hình dùng gì” từ hình dạng của biểu đồ.
 
@@ -223,7 +223,7 @@ Trường hợp riêng: ở một cặp chiều (không có bước xoay thì �
 
 # %% [markdown] lang="en"
 r"""
-Three models, the *same* logits (the cell before checks it in float64, all layers at once), *different* histograms. W1 is the Wasserstein-1 distance to the histogram of the model as it was, the larger one of QQ and KK. QK needs large offsets on both sides: close one of them, and QK smiles less too. The smile of QQ and of KK is not a property of the function that the model computes; it belongs to the coordinates at which training arrived.
+Three models, the *same* logits (the cell that prints `|Δ logit|` checks it in float64, all layers at once), *different* histograms. W1 is the Wasserstein-1 distance to the histogram of the model as it was, the larger one of QQ and KK. QK needs large offsets on both sides: close one of them, and QK smiles less too. The smile of QQ and of KK is not a property of the function that the model computes; it belongs to the coordinates at which training arrived.
 
 This does *not* mean that the smile is an accident: training may favour some coordinates (the optimiser Adam works coordinate by coordinate). Nor does it say anything about whether the model uses its offsets: that was measured in notebook 09. It says that "what the model uses" cannot be read off the shape of a histogram.
 
@@ -415,7 +415,7 @@ r"""
 ## Tóm tắt
 - Cùng một hàm số có thể cười hoặc không cười: hình dạng của biểu đồ thuộc về hệ tọa độ.
 - Dấu của $s$ là quy ước; ở GPT-2, cả độ dời của K cũng vậy.
-- Phần năng lượng mà trung bình chiếm trong từng cặp xoay thì bất biến.
+- Tỉ lệ năng lượng mà trung bình chiếm trong từng cặp xoay thì bất biến.
 
 ## Tài liệu
 - N. Elhage và cộng sự, *A Mathematical Framework for Transformer Circuits*, 2021 (transformer-circuits.pub).

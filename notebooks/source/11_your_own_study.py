@@ -396,7 +396,7 @@ for line in conclude(verdicts, x, sizes, layer, target):
 r"""
 ## 9. Một hình và một bảng để mang đi
 
-Cả hai được ghi vào thư mục `my_study/`, cạnh bài này. Bảng CSV mở được bằng phần mềm bảng tính. Tên cột viết bằng tiếng Anh; số viết với dấu chấm thập phân, dấu phẩy ngăn các cột. Nếu phần mềm của bạn đặt theo lối Việt, hãy chọn định dạng số tiếng Anh khi mở tệp, kẻo 1.984 bị đọc thành một nghìn chín trăm tám mươi tư. Làm lại với cùng từ và cùng mô hình thì ghi đè lên bản cũ.
+Cả hai được ghi vào thư mục `my_study/`, cạnh bài này. Bảng CSV mở được bằng phần mềm bảng tính. Tên cột viết bằng tiếng Anh; số viết với dấu chấm thập phân, dấu phẩy ngăn các cột. Nếu phần mềm của bạn dùng cách viết số của Việt Nam, hãy chọn định dạng số tiếng Anh khi mở tệp, kẻo một số như 1.984 bị đọc thành một nghìn chín trăm tám mươi tư. Làm lại với cùng từ và cùng mô hình thì ghi đè lên bản cũ.
 """
 
 # %% [markdown] lang="en"
@@ -454,14 +454,14 @@ figure_both = plot_relative_depth(panels, "smile_index", title=f"“{target.word
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi chấm là một tầng; trục ngang là độ sâu tương đối, vì hai mô hình có số tầng khác nhau. Tầng thứ $k$ của mô hình này *không* tương ứng với tầng nào của mô hình kia: chỉ nên so xu thế. Chấm đầu tiên là tầng 0: nếu mô hình dùng mã hóa vị trí xoay (RoPE), ở đó token đích như nhau trong mọi câu và $S=1$ là chuyện đương nhiên (bài 04).
+Mỗi chấm là một tầng; trục ngang là độ sâu tương đối, vì hai mô hình có số tầng khác nhau. Tầng thứ $k$ của mô hình này *không* tương ứng với tầng nào của mô hình kia: chỉ nên so xu thế. Chấm đầu tiên là tầng 0: nếu mô hình dùng mã hóa vị trí xoay (RoPE), ở đó Q, K, V của token đích giống hệt nhau trong mọi câu và $S=1$ là chuyện đương nhiên (bài 04).
 
 Giờ đặt hai bảng phán quyết cạnh nhau: cùng ngưỡng, cùng câu.
 """
 
 # %% [markdown] lang="en"
 r"""
-Each dot is a layer; the axis is the relative depth, as the models differ in their number of layers. Layer $k$ of one does *not* correspond to any layer of the other: compare trends only. The first dot is layer 0: with rotary positions the target is the same in every sentence there, and $S=1$ is a matter of course (notebook 04).
+Each dot is a layer; the axis is the relative depth, as the models differ in their number of layers. Layer $k$ of one does *not* correspond to any layer of the other: compare trends only. The first dot is layer 0: with rotary positions Q, K and V of the target are the same in every sentence there, and $S=1$ is a matter of course (notebook 04).
 
 Now both tables of verdicts side by side: the same thresholds, the same sentences.
 """
