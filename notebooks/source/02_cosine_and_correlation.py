@@ -140,7 +140,7 @@ assert torch.allclose(unit.T @ unit, torch.corrcoef(x.T))
 
 # %% [markdown] lang="vi"
 r"""
-So hai bảng: cột 0 và cột 2 có cosine lớn và dương, nhưng hệ số tương quan lại âm. Cosine nói “cả hai cột đều lớn và dương”; tương quan nói “khi cột này tăng thì cột kia có xu hướng giảm”. Cả hai đều đúng; chúng trả lời hai câu hỏi khác nhau.
+So hai bảng: cột 0 và cột 2 có cosine lớn và dương, nhưng hệ số tương quan lại âm. Cosine nói “cả hai cột đều dương và nằm xa 0 so với mức dao động của chúng”; tương quan nói “khi cột này tăng thì cột kia có xu hướng giảm”. Cả hai đều đúng; chúng trả lời hai câu hỏi khác nhau.
 
 ### Bài tập 2.1
 Viết `cosine_matrix(x)`: nhận `[sample, feature]`, trả về ma trận cosine `[feature, feature]`. Không dùng vòng lặp và không gọi `helpers`.
@@ -150,7 +150,7 @@ Viết `cosine_matrix(x)`: nhận `[sample, feature]`, trả về ma trận cosi
 
 # %% [markdown] lang="en"
 r"""
-Compare the two tables: columns 0 and 2 have a large positive cosine and a negative correlation. The cosine says "both columns are large and positive"; the correlation says "when one rises the other tends to fall". Both are right; they answer different questions.
+Compare the two tables: columns 0 and 2 have a large positive cosine and a negative correlation. The cosine says "both columns are positive, and far from 0 compared with how much they vary"; the correlation says "when one rises the other tends to fall". Both are right; they answer different questions.
 
 ### Exercise 2.1
 Write `cosine_matrix(x)`: take `[sample, feature]`, return the cosines `[feature, feature]`. No loop, nothing from `helpers`.

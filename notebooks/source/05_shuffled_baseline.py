@@ -546,7 +546,7 @@ r"""
 </details>
 
 ## Tóm tắt
-- Xáo trộn trong từng chiều là mức nền phân biệt được trung bình với sự ghép cặp: ở những tầng mà mục 2 đếm là như nhau, cosine giữ nguyên nụ cười, còn tương quan về phân phối null.
+- Xáo trộn trong từng chiều là mức nền phân biệt được trung bình với sự ghép cặp: ở những tầng mà mục 2 đếm là như nhau, cosine giữ nguyên nụ cười, còn tương quan thì trở về phân phối null.
 - Đổi dấu vector của cả câu làm nụ cười hiện ra cả ở tương quan: hai phép đo chỉ khác nhau ở trung bình.
 - Luôn vẽ phân phối null của đúng $n$ ấy; với $n$ nhỏ, dữ liệu ngẫu nhiên cũng cho hình nụ cười.
 - Trước khi trừ trung bình, hãy xem các mẫu có thuộc *một* nhóm không: tương quan mà cười thì có thể là hai.

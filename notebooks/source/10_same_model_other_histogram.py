@@ -218,7 +218,7 @@ Ba mô hình, *cùng* logit (đã kiểm tra bằng float64 ở ô in ra `|Δ lo
 
 ## 2. Dấu là quy ước
 
-Trường hợp riêng: ở một cặp chiều (không có bước xoay thì ở một chiều bất kỳ), đổi dấu *cả* Q *lẫn* K, ở mọi token. Đó là phép quay 180 độ, nên logit không đổi. Nhưng cosine giữa một chiều bị đổi dấu và một chiều giữ nguyên thì đổi dấu: trong ma trận, hàng của một chiều bị đổi dấu thì đổi dấu ở mọi ô, trừ các ô ứng với một chiều cũng bị đổi. **Dự đoán.** Ta đổi dấu mọi cặp xoay có trung bình của K âm (cộng hai chiều của cặp): $S$ của KK có đổi không? Còn tỉ lệ các cosine $s>0$ thì sao?
+Trường hợp riêng: ở một cặp chiều (không có bước xoay thì ở một chiều bất kỳ), đổi dấu *cả* Q *lẫn* K, ở mọi token. Với một cặp, đó là phép quay 180 độ; với một chiều, đó là phép phản xạ, cũng khả nghịch: logit không đổi. Nhưng cosine giữa một chiều bị đổi dấu và một chiều giữ nguyên thì đổi dấu: trong ma trận, hàng của một chiều bị đổi dấu thì đổi dấu ở mọi ô, trừ các ô ứng với một chiều cũng bị đổi. **Dự đoán.** Ta đổi dấu mọi cặp xoay có trung bình của K âm (cộng hai chiều của cặp): $S$ của KK có đổi không? Còn tỉ lệ các cosine $s>0$ thì sao?
 """
 
 # %% [markdown] lang="en"
@@ -229,7 +229,7 @@ This does *not* mean that the smile is an accident: training may favour some coo
 
 ## 2. The sign is a convention
 
-A special case: in one pair of features (without a rotary step in any one feature) flip the sign of *both* Q and K, for all tokens. That is a turn by 180 degrees, so no logit changes. But every cosine between a flipped feature and one that is not changes sign: in the matrix the row of a flipped feature changes sign, but for its entries with other flipped features. **Predict.** Flip every rotary pair in which K's mean is negative (the sum of its two features): does $S$ of KK change? And the share of the cosines with $s>0$?
+A special case: in one pair of features (without a rotary step in any one feature) flip the sign of *both* Q and K, for all tokens. In a pair that is a turn by 180 degrees, in a single feature a reflection, which is invertible too: no logit changes. But every cosine between a flipped feature and one that is not changes sign: in the matrix the row of a flipped feature changes sign, but for its entries with other flipped features. **Predict.** Flip every rotary pair in which K's mean is negative (the sum of its two features): does $S$ of KK change? And the share of the cosines with $s>0$?
 """
 
 # %%

@@ -134,14 +134,14 @@ for note in notes:
 
 # %% [markdown] lang="vi"
 r"""
-Mỗi dòng bắt đầu bằng dấu gạch là một việc đã làm với văn bản của bạn; nếu không in ra dòng nào như thế thì văn bản không phải sửa gì. Câu trùng bị bỏ vì một câu lặp lại không phải là một quan sát mới.
+Mỗi dòng bắt đầu bằng dấu gạch là một việc đã làm với văn bản của bạn, hoặc một điều bạn cần lưu ý; nếu không in ra dòng nào như thế thì văn bản không phải sửa gì. Câu trùng bị bỏ vì một câu lặp lại không phải là một quan sát mới.
 
 Nếu đầu vào không dùng được, bài dừng ở đúng ô ấy với *một câu* nói rõ vì sao. Ví dụ (ở đây lỗi được bắt lại để bài chạy tiếp):
 """
 
 # %% [markdown] lang="en"
 r"""
-Each line with a dash is something that was done to your text; no such line means that nothing had to be changed. Duplicates go because a sentence repeated is not a new observation.
+Each line with a dash is something that was done to your text, or that you should know of; no such line means that nothing had to be changed. Duplicates go because a sentence repeated is not a new observation.
 
 Where an input will not do, the notebook stops at that very cell with *one sentence* that says why. For example (caught here, so that the notebook goes on):
 """

@@ -18,7 +18,7 @@ if "helpers" not in sys.modules:
         zipfile.ZipFile(io.BytesIO(base64.b64decode(ARCHIVE))).extractall(unpacked)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise OSError(
-            f"\nKhông giải nén được helpers/ của học phần ({error}). Nếu đĩa đầy hoặc không ghi được: hãy dọn bớt chỗ, "
+            f"\nKhông giải nén được helpers/ của học phần ({error}). Nếu đĩa đầy hoặc không ghi được: hãy xóa bớt tệp cho trống chỗ, "
             "hoặc đặt TMPDIR là một thư mục mà bạn được ghi. Nếu ô này đã bị sửa: hãy tải lại sổ tay.\n"
             f"\nThe module's helpers/ could not be unpacked ({error}). If the disk is full or closed to you, free "
             "some space, or set TMPDIR to a folder that you may write to. If this cell was changed, download the "
