@@ -176,7 +176,7 @@ for word in ("her", "của", "không"):
 
 # %% [markdown] lang="vi"
 r"""
-Với từ gồm nhiều token, ta xét **token cuối**: trong mô hình nhân quả (causal), chỉ nó đã thấy trọn từ. Nhưng không thể tìm nó chỉ bằng id: với bộ tách token theo byte, token cuối của “của” chính là chữ “a”, có mặt trong vô số từ khác. Phải tìm *cả dãy*.
+Với từ gồm nhiều token, ta xét **token cuối**: trong mô hình nhân quả (causal), chỉ nó đã thấy trọn từ. Nhưng không thể tìm nó chỉ bằng id: chẳng hạn với bộ tách token của SmolLM2, token cuối của “của” chính là chữ “a”, có mặt trong vô số từ khác. Phải tìm *cả dãy*.
 
 ### Bài tập 11.1
 Viết `last_of_word(ids, pieces)`: `ids` là danh sách id của một câu, `pieces` là bộ id của từ. Trả về vị trí token *cuối* của từ ở lần xuất hiện đầu tiên; không có thì trả về `None`.
@@ -186,7 +186,7 @@ Viết `last_of_word(ids, pieces)`: `ids` là danh sách id của một câu, `p
 
 # %% [markdown] lang="en"
 r"""
-Of a word of several tokens we study the **last one**: in a causal model it alone has seen the whole word. But it cannot be found by its id: for a byte-level tokenizer the last token of “của” is a plain “a”, which stands in countless other words. The *whole sequence* must be found.
+Of a word of several tokens we study the **last one**: in a causal model it alone has seen the whole word. But it cannot be found by its id: with SmolLM2's tokenizer, for example, the last token of “của” is a plain “a”, which stands in countless other words. The *whole sequence* must be found.
 
 ### Exercise 11.1
 Write `last_of_word(ids, pieces)`: `ids` is the list of ids of a sentence, `pieces` the tuple of ids of the word. Return the position of the word's *last* token at its first occurrence, or `None` where there is none.
