@@ -138,7 +138,7 @@ def test_model_on_this_machine_is_ready_without_hub_wait_or_bar(folder, hub_cach
 def test_gpt2_without_hub_and_whole_cache_is_an_error_with_the_reason(hub_cache_with_gpt2, missing):
     (hub_cache_with_gpt2 / missing).unlink()
     en = rf"^http://127.0.0.1:\d+ cannot be reached: .*refused.*; so {TITLE} cannot be fetched, .* not hold all of it"
-    en += rf"{'' if missing == 'config.json' else f' .{TITLE} could not.*'}\. .* load_model\(.smollm2.\), "
+    en += rf"{'' if missing == 'config.json' else f' .{TITLE} could not.*'}\. .* load_model\(\"smollm2\"\), "
     assert_refused(lambda: load_model("gpt2"), OSError, en + "which needs PyPI only$")
 
 
